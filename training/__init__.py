@@ -1,0 +1,1 @@
+"""Audit data, train, measure, explain and export the models that the streamer runs."""
