@@ -1,0 +1,255 @@
+"""Logs as events with keys: JSON for machines, readable on a terminal, never a credential."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final, Literal, TextIO
+
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from structlog.typing import EventDict, Processor, WrappedLogger
+
+    from streamer.stages import Clock
+
+__all__ = ["Format", "Repeated", "configure", "redact", "redact_event"]
+
+Format = Literal["auto", "console", "json", "journal"]
+
+REPEAT_S: Final = 10.0
+"""How long repetitions of one fault are summed before they are told again (house style)."""
+_MAX_KEYS: Final = 1024
+"""Faults remembered at once; beyond it the oldest is forgotten, so that memory is bounded."""
+
+MASK: Final = "***"
+
+# A URL's user and password. "[^:/?#]*:" then anything up to the last "@" also catches a password
+# with a raw "/" in it, which is no valid URL but is what people type; 2048 bounds the search.
+_USERINFO = re.compile(r"://(?:[^\s/?#:]{0,2048}:\S{0,2048}|[^\s/?#]{1,2048})@")
+_NAMES = (
+    r"token|passw(?:or)?d|pwd|passphrase|secret|credentials?|api[_-]?key|key|auth|signature|sig"
+)
+_PARAMETER = re.compile(rf"(?i)(?<![a-z])((?:\w+[_.-])?(?:{_NAMES})=)[^\s&#;,'\")\]}}]+")
+_AUTHORIZATION = re.compile(r"(?i)\b(bearer|basic|digest)\s+[\w.~+/-]{6,}=*")
+_SECRET_KEY = re.compile(
+    r"(?i)(?:^|[_.-])(?:token|passw(?:or)?d|passphrase|secret|credentials?"
+    r"|api_?key|secret_?key|authorization|cookie)$"
+)
+
+_PRIORITIES: Final = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}
+"""syslog priorities that journald reads from the prefix ``<N>`` of a line (sd-daemon(3))."""
+
+
+def redact(text: str) -> str:
+    """Return the text without credentials.
+
+    Args:
+        text: any text: a URL, a message, a traceback.
+
+    Returns:
+        the text with ``scheme://***@host`` for a URL with user or password, ``token=***`` for
+        parameters that carry secrets and ``Bearer ***`` for HTTP credentials. When in doubt it
+        removes too much: a host name that is lost can be looked up, a password cannot be taken
+        back.
+    """
+    if "@" in text:
+        text = _USERINFO.sub(f"://{MASK}@", text)
+    if "=" in text:
+        text = _PARAMETER.sub(rf"\1{MASK}", text)
+    return _AUTHORIZATION.sub(rf"\1 {MASK}", text)
+
+
+def _redact_value(value: object) -> object:
+    """Redact inside containers; an object of any other kind becomes its redacted text."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, Mapping):
+        return {redact(str(k)): _redact_item(str(k), v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_redact_value(item) for item in value]
+    return redact(str(value))
+
+
+def _redact_item(key: str, value: object) -> object:
+    return MASK if value and _SECRET_KEY.search(key) else _redact_value(value)
+
+
+def redact_event(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Processor for structlog: redact every key and value, the rendered traceback among them."""
+    return {redact(key): _redact_item(key, value) for key, value in event.items()}
+
+
+class Repeated:
+    """Sums repetitions of a fault, so that it is told at once and then once in ten seconds.
+
+    Pure but for the clock; safe to call from several threads.
+
+        told = repeated.offer(("frame_refused", camera))
+        if told is not None:
+            log.warning("frame_refused", camera=camera, repeated=told)
+
+    Args:
+        clock: where time is taken from.
+        interval_s: the distance between two reports of the same fault, seconds.
+    """
+
+    def __init__(self, clock: Clock, *, interval_s: float = REPEAT_S) -> None:
+        self._clock = clock
+        self._interval_ns = int(interval_s * 1e9)
+        self._lock = threading.Lock()
+        self._seen: dict[Hashable, tuple[int, int]] = {}
+
+    def offer(self, key: Hashable) -> int | None:
+        """Take note of one occurrence.
+
+        Args:
+            key: what counts as the same fault.
+
+        Returns:
+            None if it should not be logged now; else how many occurrences were kept back since
+            the last time it was, 0 for the first.
+        """
+        now_ns = self._clock.monotonic_ns()
+        with self._lock:
+            told_ns, kept = self._seen.get(key, (now_ns - self._interval_ns, 0))
+            if now_ns - told_ns < self._interval_ns:
+                self._seen[key] = (told_ns, kept + 1)
+                return None
+            self._seen.pop(key, None)
+            if len(self._seen) >= _MAX_KEYS:
+                del self._seen[next(iter(self._seen))]
+            self._seen[key] = (now_ns, 0)
+            return kept
+
+    def due(self) -> list[tuple[Hashable, int]]:
+        """Return the faults that went quiet with occurrences not told yet, and forget them.
+
+        Returns:
+            each fault whose interval has passed, with how many occurrences were kept back.
+        """
+        now_ns = self._clock.monotonic_ns()
+        with self._lock:
+            over = [k for k, (t, _) in self._seen.items() if now_ns - t >= self._interval_ns]
+            counts = [(key, self._seen.pop(key)[1]) for key in over]
+        return [(key, kept) for key, kept in counts if kept]
+
+
+class _ForeignRepeats(logging.Filter):
+    """Sums repeated messages of third-party libraries, which know nothing of ``Repeated``."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._repeated = Repeated(clock)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.msg, dict):  # an event of ours, which came through structlog
+            return True
+        told = self._repeated.offer((record.name, record.levelno, record.msg))
+        if told:
+            record.msg = f"{record.msg} ({told} more like it in between)"
+        return told is not None
+
+
+def configure(
+    level: str, form: Format = "auto", *, clock: Clock, stream: TextIO | None = None
+) -> None:
+    """Route structlog, the standard library's logging and warnings to one stream.
+
+    Args:
+        level: the least severe level to show: debug, info, warning, error or critical.
+        form: "console" to read, "json" for machines, "journal" for JSON with the priority
+            journald expects in front; "auto" takes console on a terminal, journal where systemd
+            connected the stream to the journal, and JSON elsewhere.
+        clock: times the summing of repetitions.
+        stream: where to write; standard output when None.
+
+    Raises:
+        ValueError: if the level is unknown.
+    """
+    if level not in _PRIORITIES:
+        raise ValueError(f"log level {level!r}: expected one of {', '.join(sorted(_PRIORITIES))}")
+    number = logging.getLevelNamesMapping()[level.upper()]
+    stream = sys.stdout if stream is None else stream
+    before: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    handler = logging.StreamHandler(stream)
+    handler.addFilter(_ForeignRepeats(clock))
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*before, structlog.stdlib.add_logger_name],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                # Plain text without local variables: those would show pictures and credentials.
+                structlog.processors.format_exc_info,
+                redact_event,
+                *_renderers(_choose(form, stream)),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(number)
+    for name in ("uvicorn", "asyncio"):  # their "info" is the noise of starting and stopping
+        logging.getLogger(name).setLevel(max(number, logging.WARNING))
+    logging.captureWarnings(capture=True)
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *before,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
+
+
+def _choose(form: Format, stream: TextIO) -> Format:
+    if form != "auto":
+        return form
+    if stream.isatty():
+        return "console"
+    return "journal" if _is_journal(stream) else "json"
+
+
+def _is_journal(stream: TextIO) -> bool:
+    """Tell whether systemd connected the stream to the journal, by $JOURNAL_STREAM."""
+    try:
+        status = os.fstat(stream.fileno())
+    except OSError:  # a stream without a descriptor, as io.StringIO
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def _renderers(form: Format) -> list[Processor]:
+    if form == "console":
+        return [
+            structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+        ]
+    json = structlog.processors.JSONRenderer(sort_keys=True)
+    return [json if form == "json" else _Prioritised(json)]
+
+
+class _Prioritised:
+    """Renders with the syslog priority in front, which journald strips and files the line under."""
+
+    def __init__(self, renderer: structlog.processors.JSONRenderer) -> None:
+        self._renderer = renderer
+
+    def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> str:
+        priority = _PRIORITIES.get(str(event.get("level")), _PRIORITIES["info"])
+        rendered = self._renderer(logger, method, event)
+        text = rendered.decode() if isinstance(rendered, bytes) else rendered
+        return f"<{priority}>{text}"
