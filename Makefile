@@ -1,0 +1,42 @@
+# `make demo` and `make test` set everything up by themselves; they need Python 3.11 and a package index.
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup-stamp
+
+.PHONY: help setup demo test check format clean
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make .venv with streamer and streamer-train in it, and fetch a face detector
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v >= (3, 11) or sys.exit(f"make: needs Python 3.11 or newer, $(PYTHON) is {v[0]}.{v[1]}; name another one with PYTHON=…")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (a few minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --upgrade pip
+	@$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet torch==$(TORCH)
+	@$(BIN)/python -m pip install --quiet --editable '.[mediapipe,demo,training,test,check]'
+	@$(BIN)/streamer assets install
+	@touch $@
+# The last release with a build of its own for the CPU where no build is chosen by the index.
+TORCH ?= 2.13.0
+
+demo: setup ## the main job with no camera and no GPU; open the address that it prints
+	@exec $(BIN)/streamer demo
+
+test: setup ## all tests; those that need a GPU skip
+	@$(BIN)/python -m pytest -q
+
+check: setup ## format, lint, types, tests
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(MAKE) --no-print-directory test
+
+format: setup ## rewrite the sources in house style
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+clean: ## remove .venv and everything that was built
+	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""Runtimes for the networks, all behind the Protocol ``streamer.stages.Engine``."""

@@ -1,0 +1,94 @@
+"""A batched network on onnxruntime; the only importer of it on the emotion path.
+
+Legend: the first letter of a shape is the batch, N.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import onnxruntime as ort
+
+from streamer.errors import BundleError, EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from streamer.types import F32
+
+__all__ = ["OnnxEngine"]
+
+_FATAL_ONLY = 3  # onnxruntime's log severity; its errors reach us as exceptions
+
+
+class OnnxEngine:
+    """One ONNX file in one session on the CPU; ``run`` may be called from several threads.
+
+    Args:
+        path: the network.
+        threads: compute threads of one call. They sleep between calls: onnxruntime's default is to
+            spin, which burns a core a session while nothing is computed.
+
+    Raises:
+        BundleError: when onnxruntime cannot read the file.
+    """
+
+    def __init__(self, path: Path, *, threads: int) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = _FATAL_ONLY
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+        try:
+            content = path.read_bytes()
+            self._session = ort.InferenceSession(
+                content, options, providers=["CPUExecutionProvider"]
+            )
+        except OSError as error:
+            raise BundleError(f"{path}: cannot be read: {error.strerror}") from None
+        except _runtime_errors() as error:
+            raise BundleError(f"{path}: onnxruntime refuses it: {_first_line(error)}") from None
+        self._label = path.name
+        self._outputs = [output.name for output in self._session.get_outputs()]
+
+    @property
+    def name(self) -> str:
+        """Runtime, its version and the device."""
+        return f"onnxruntime {ort.__version__} cpu"
+
+    def run(self, inputs: Mapping[str, F32]) -> dict[str, F32]:
+        """Compute all outputs for one batch.
+
+        Raises:
+            EngineError: when an input is missing or has the wrong shape, or the runtime fails.
+        """
+        try:
+            values = self._session.run(self._outputs, dict(inputs))
+        except (_runtime_errors(), ValueError) as error:
+            raise EngineError(f"{self._label}: {_first_line(error)}") from None
+        return dict(zip(self._outputs, values, strict=True))
+
+    def close(self) -> None:
+        """Drop the session; its memory goes with the last reference."""
+        self._session = None
+
+
+def _runtime_errors() -> tuple[type[Exception], ...]:
+    """Return the exceptions of onnxruntime, which share no base class but Exception."""
+    state = ort.capi.onnxruntime_pybind11_state
+    names = (
+        "Fail",
+        "InvalidArgument",
+        "InvalidGraph",
+        "InvalidProtobuf",
+        "NoSuchFile",
+        "NotImplemented",
+        "RuntimeException",
+    )
+    return tuple(getattr(state, name) for name in names)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
