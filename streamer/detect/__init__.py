@@ -1,0 +1,1 @@
+"""Face detectors: a luma plane goes in, boxes and eyes come out."""
