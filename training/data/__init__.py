@@ -1,0 +1,1 @@
+"""Face sets: importers of the public formats, cache, splits, label targets, balance and audit."""

@@ -1,0 +1,111 @@
+"""Losses on target distributions; every one takes logits and returns one number.
+
+Legend: B batch, K classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from streamer.errors import ConfigError
+
+__all__ = ["Loss", "LossConfig", "class_weights"]
+
+_KINDS = ("cross_entropy", "binary", "focal")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossConfig:
+    """What is minimised.
+
+    Attributes:
+        kind: "cross_entropy" with probability targets; "binary", a yes or no for every class;
+            "focal" (Lin 2017, arXiv 1708.02002).
+        smoothing: share of the target spread over all classes (Szegedy 2015, arXiv 1512.00567).
+        adjust: tau of logit adjustment: tau * log prior is added to the logits in training, so
+            that the bare logits are those of balanced classes (Menon 2020, arXiv 2007.07314).
+        weights: "none", "inverse" or "effective" number of samples (Cui 2019, arXiv 1901.05555).
+        weight_cap: largest ratio of a class weight to the smallest.
+        gamma: of the focal loss.
+        l1: times the sum of absolute weights.
+    """
+
+    kind: str = "cross_entropy"
+    smoothing: float = 0.0
+    adjust: float = 1.0
+    weights: str = "none"
+    weight_cap: float = 4.0
+    gamma: float = 2.0
+    l1: float = 0.0
+
+
+def class_weights(counts_K: Tensor, kind: str, cap: float) -> Tensor:
+    """Return a weight for each class, with mean one over the classes.
+
+    Args:
+        counts_K: (soft) number of training pictures of each class.
+        kind: as in ``LossConfig.weights``.
+        cap: largest accepted ratio to the smallest weight.
+    """
+    if kind == "none":
+        return torch.ones_like(counts_K)
+    if kind == "inverse":
+        weights = 1.0 / counts_K.clamp(min=1.0)
+    elif kind == "effective":
+        beta = 0.9999  # the source's value for sets of this size
+        weights = (1.0 - beta) / (1.0 - beta ** counts_K.clamp(min=1.0))
+    else:
+        raise ConfigError(f"loss.weights is {kind!r}; choose none, inverse or effective")
+    weights = (weights / weights.min()).clamp(max=cap)
+    return weights / weights.mean()
+
+
+class Loss(nn.Module):
+    """The loss of a configuration over a training set with the given class counts."""
+
+    def __init__(self, config: LossConfig, counts_K: Tensor) -> None:
+        """Prepare for classes of these (soft) counts, as the sampler draws them.
+
+        Raises:
+            ConfigError: when an option is not one of those listed.
+        """
+        super().__init__()
+        if config.kind not in _KINDS:
+            raise ConfigError(f"loss.kind is {config.kind!r}; choose one of {', '.join(_KINDS)}")
+        self.config = config
+        prior = (counts_K / counts_K.sum()).clamp(min=1e-6)
+        self.register_buffer("offset", config.adjust * prior.log())
+        weights = class_weights(counts_K, config.weights, config.weight_cap)
+        self.register_buffer("class_weights", weights)
+
+    def forward(self, logits_BK: Tensor, targets_BK: Tensor) -> Tensor:
+        """Return the mean loss of a batch.
+
+        Args:
+            logits_BK: float32, balanced: without the prior.
+            targets_BK: float32, rows sum to 1.
+        """
+        k = targets_BK.shape[1]
+        smooth = self.config.smoothing
+        targets = (1.0 - smooth) * targets_BK + smooth / k
+        weights = self.get_buffer("class_weights")
+        logits = logits_BK + self.get_buffer("offset")
+        if self.config.kind == "binary":
+            each = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+            return (each * weights).sum(dim=1).mean()
+        log_p = F.log_softmax(logits, dim=1)
+        each = -targets * log_p * weights
+        if self.config.kind == "focal":
+            each = each * (1.0 - log_p.exp()) ** self.config.gamma
+        return each.sum(dim=1).mean()
+
+    def penalty(self, model: nn.Module) -> Tensor:
+        """Return the L1 penalty on weights of convolutions and linear layers; zero when off."""
+        if self.config.l1 == 0.0:
+            return torch.zeros(())
+        weights = [p.abs().sum() for p in model.parameters() if p.ndim > 1]
+        return self.config.l1 * torch.stack(weights).sum()

@@ -1,0 +1,132 @@
+"""Optimisers and learning-rate schedules by name.
+
+A schedule is any function from the share of training done, 0..1, to a factor of the learning
+rate; it keeps no state, so that a resumed run continues exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn, optim
+
+from streamer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["SCHEDULES", "Average", "OptimConfig", "build_optimizer", "factor"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimConfig:
+    """How weights move.
+
+    Attributes:
+        name: "sgd" (with momentum), "nesterov", "rmsprop", "adam" or "adamw".
+        lr: learning rate at its highest.
+        momentum: of the methods that have one; Adam's first beta.
+        decay: weight decay, decoupled in adamw; never on norms and biases.
+        schedule: a key of ``SCHEDULES``.
+        warmup: share of training over which the rate rises from nothing.
+        clip: largest accepted gradient norm; 0: not clipped.
+        average: decay of the moving average of the weights; 0: none is kept.
+    """
+
+    name: str = "adamw"
+    lr: float = 2e-3
+    momentum: float = 0.9
+    decay: float = 0.05
+    schedule: str = "cosine"
+    warmup: float = 0.03
+    clip: float = 2.0
+    average: float = 0.999
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda _: 1.0,
+    "exponential": lambda t: math.exp(-5.0 * t),
+    "step": lambda t: 0.1 ** (int(t >= 0.5) + int(t >= 0.8)),  # noqa: PLR2004 - halves, fifths
+    "cosine": lambda t: 0.5 * (1.0 + math.cos(math.pi * t)),
+    "linear": lambda t: 1.0 - t,
+    "one_cycle": lambda t: 0.04 + 0.96 * t / 0.3 if t < 0.3 else (1.0 - (t - 0.3) / 0.7),  # noqa: PLR2004
+    "stable_decay": lambda t: 1.0 if t < 0.7 else (1.0 - t) / 0.3,  # noqa: PLR2004
+}
+"""Factor of the rate at share t of training; add any function of your own."""
+
+
+def factor(config: OptimConfig, done: float) -> float:
+    """Return the factor of the learning rate after a share ``done`` of training."""
+    schedule = SCHEDULES.get(config.schedule)
+    if schedule is None:
+        known = ", ".join(SCHEDULES)
+        raise ConfigError(f"optim.schedule is {config.schedule!r}; choose one of {known}")
+    rise = min(1.0, done / config.warmup) if config.warmup > 0.0 else 1.0
+    return rise * schedule(min(max(done, 0.0), 1.0))
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig) -> optim.Optimizer:
+    """Return the optimiser, with weight decay on matrices and kernels alone.
+
+    Raises:
+        ConfigError: when the name is not a known one.
+    """
+    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    rest = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    groups: list[dict[str, object]] = [
+        {"params": matrices, "weight_decay": config.decay},
+        {"params": rest, "weight_decay": 0.0},
+    ]
+    lr, m = config.lr, config.momentum
+    match config.name:
+        case "sgd":
+            return optim.SGD(groups, lr=lr, momentum=m)
+        case "nesterov":
+            return optim.SGD(groups, lr=lr, momentum=m, nesterov=True)
+        case "rmsprop":
+            return optim.RMSprop(groups, lr=lr, momentum=m)
+        case "adam":
+            return optim.Adam(groups, lr=lr, betas=(m, 0.999))
+        case "adamw":
+            return optim.AdamW(groups, lr=lr, betas=(m, 0.999))
+        case _:
+            raise ConfigError(
+                f"optim.name is {config.name!r}; choose sgd, nesterov, rmsprop, adam or adamw"
+            )
+
+
+class Average:
+    """A moving average of a model's weights and statistics (Polyak & Juditsky 1992)."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self._decay = decay
+        self._steps = 0
+        self.state: dict[str, Tensor] = {
+            k: v.detach().clone() for k, v in model.state_dict().items()
+        }
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move towards the model; faster at first, so that the start is forgotten."""
+        self._steps += 1
+        decay = min(self._decay, (1.0 + self._steps) / (10.0 + self._steps))
+        for name, value in model.state_dict().items():
+            kept = self.state[name]
+            if kept.dtype.is_floating_point:
+                kept.lerp_(value, 1.0 - decay)
+            else:
+                kept.copy_(value)
+
+    def state_dict(self) -> dict[str, object]:
+        """Return what a checkpoint needs."""
+        return {"steps": self._steps, "state": self.state}
+
+    def load_state_dict(self, saved: dict[str, object]) -> None:
+        """Continue from a checkpoint."""
+        steps, state = saved["steps"], saved["state"]
+        if not isinstance(steps, int) or not isinstance(state, dict):
+            raise TypeError("not the state of an average")
+        self._steps, self.state = steps, state

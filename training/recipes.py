@@ -1,0 +1,114 @@
+"""Recipes: functions that return a complete, frozen configuration of a training run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from streamer.errors import ConfigError
+from training.augment import AugmentConfig
+from training.data.balance import BalanceConfig
+from training.data.labels import LabelConfig
+from training.losses import LossConfig
+from training.model import ModelConfig
+from training.optim import OptimConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["RECIPES", "TrainConfig", "config_from", "recipe"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """One training run, complete.
+
+    Attributes:
+        name: of the recipe.
+        seed: of weights, order and augmentation.
+        epochs: passes over the (re-sampled) training split.
+        batch: faces a step.
+        patience: stop after this many epochs without a better validation score; 0: never.
+        bfloat16: compute in bfloat16 where that is safe; weights stay float32. On a CPU with
+            AVX512-BF16 an epoch takes 0.6 of the time (measured).
+        device: "cpu" or "cuda".
+    """
+
+    name: str
+    seed: int = 0
+    epochs: int = 30
+    batch: int = 128
+    patience: int = 0
+    bfloat16: bool = False
+    device: str = "cpu"
+    labels: LabelConfig = field(default_factory=LabelConfig)
+    balance: BalanceConfig = field(default_factory=BalanceConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+
+
+def ferplus() -> TrainConfig:
+    """Return the recipe of the shipped bundle.
+
+    FER+ votes with FER2013's own label as two further votes for the classes that FER+ dilutes,
+    classes drawn by the square root of their size, logit adjustment for what imbalance is left.
+    """
+    return TrainConfig(name="ferplus", bfloat16=True, labels=LabelConfig(second_votes=2.0))
+
+
+def plain() -> TrainConfig:
+    """Return the ordinary recipe: votes as they are, natural order, no correction of the prior."""
+    return TrainConfig(
+        name="plain",
+        bfloat16=True,
+        balance=BalanceConfig(kind="natural"),
+        loss=LossConfig(adjust=0.0),
+    )
+
+
+def smoke() -> TrainConfig:
+    """Return a recipe of seconds, to see that everything runs."""
+    model = ModelConfig(stem=8, widths=(8, 16, 16), depths=(1, 1, 1), features=16)
+    return replace(ferplus(), name="smoke", epochs=2, batch=32, bfloat16=False, model=model)
+
+
+RECIPES: dict[str, Callable[[], TrainConfig]] = {"ferplus": ferplus, "plain": plain, "smoke": smoke}
+
+
+def recipe(name: str) -> TrainConfig:
+    """Return a recipe by name.
+
+    Raises:
+        ConfigError: when there is none of that name.
+    """
+    if name not in RECIPES:
+        raise ConfigError(f"recipe {name!r} does not exist; choose one of {', '.join(RECIPES)}")
+    return RECIPES[name]()
+
+
+def to_plain(config: TrainConfig) -> dict[str, Any]:
+    """Return a configuration as nested dictionaries of plain values."""
+    return asdict(config)
+
+
+def config_from(saved: dict[str, Any]) -> TrainConfig:
+    """Rebuild a configuration from what a checkpoint keeps.
+
+    Raises:
+        ConfigError: when a key is unknown to this version.
+    """
+    parts: dict[str, Callable[..., Any]] = {
+        "labels": LabelConfig,
+        "balance": BalanceConfig,
+        "augment": AugmentConfig,
+        "model": ModelConfig,
+        "loss": LossConfig,
+        "optim": OptimConfig,
+    }
+    try:
+        built = {k: parts[k](**v) if k in parts else v for k, v in saved.items()}
+        return TrainConfig(**built)
+    except TypeError as error:
+        raise ConfigError(f"the saved configuration does not fit this version: {error}") from None
