@@ -12,18 +12,20 @@ import numpy as np
 
 from streamer.types import F32, U8
 
-__all__ = ["EYE_DISTANCE", "EYE_HEIGHT", "align", "crop", "normalise"]
+__all__ = ["BOX_HEIGHT", "EYE_DISTANCE", "EYE_HEIGHT", "align", "crop", "normalise"]
 
 EYE_DISTANCE = 0.37
 """Distance of the eyes as a share of the crop's side; the margin round the face follows from it."""
 EYE_HEIGHT = 0.39
 """Height of the eyes as a share of the crop's side, from the top."""
-_BOX_HEIGHT = 1.15
+BOX_HEIGHT = 1.15
 """A crop is at least box height / this: a face turned aside has its eyes close together and would
 be cut far too tight by them alone (FER2013's own boxes are 1.03 crop heights)."""
 
 
-def align(eyes_22: F32, box_4: F32, size_px: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+def align(
+    eyes_22: F32, box_4: F32, size_px: int
+) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
     """Return the 2x3 matrix that maps frame pixels onto a square crop with level eyes.
 
     Args:
@@ -37,7 +39,7 @@ def align(eyes_22: F32, box_4: F32, size_px: int) -> np.ndarray[tuple[int, int],
     (x0, y0), (x1, y1) = eyes_22.astype(np.float64)
     dx, dy = x1 - x0, y1 - y0
     distance = float(np.hypot(dx, dy))
-    side = max(distance / EYE_DISTANCE, float(box_4[3] - box_4[1]) / _BOX_HEIGHT, 1.0)
+    side = max(distance / EYE_DISTANCE, float(box_4[3] - box_4[1]) / BOX_HEIGHT, 1.0)
     if distance > 0.0:
         cos, sin = dx / distance, dy / distance
     else:
@@ -112,7 +114,9 @@ def normalise(crops_NHW: U8, mean: float, std: float) -> F32:
     return batch
 
 
-def _centre(matrix: np.ndarray[tuple[int, int], np.dtype[np.float64]], size_px: int) -> tuple[float, float]:
+def _centre(
+    matrix: np.ndarray[tuple[int, int], np.dtype[np.float64]], size_px: int
+) -> tuple[float, float]:
     """Return the frame position that the crop's centre is taken from."""
     inverse = np.linalg.inv(matrix[:, :2])
     x, y = inverse @ (np.array([size_px / 2.0, size_px / 2.0]) - matrix[:, 2])
