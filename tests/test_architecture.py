@@ -31,7 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 # Each of these is imported by nobody but its owner.
 OWNERS = {
     "av": {"streamer.capture", "streamer.showreel"},
-    "zmq": {"streamer.publish", "streamer.client", "streamer.keys"},
+    "zmq": {"streamer.publish", "streamer.client", "streamer.keys", "streamer.sockets"},
     "mediapipe": {"streamer.detect.mediapipe"},
     "tensorrt": {"streamer.engine.tensorrt"},
     "uvicorn": {"streamer.web.server"},
