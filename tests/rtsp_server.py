@@ -38,13 +38,11 @@ class Mount:
     Attributes:
         path: an H.264, H.265 or MJPEG clip in MP4, MOV, MKV or AVI.
         loop: send it for ever; else the stream ends with the clip.
-        jumps: seconds added to the time stamps at each seam, as a camera does that sets its clock.
         shared: clients join the one running stream, in mid-GOP; else each gets it from its start.
     """
 
     path: str
     loop: bool = True
-    jumps: float = 0.0
     shared: bool = True
 
 
@@ -237,7 +235,6 @@ class _Feeder:
         self._gst = gst
         self._clip = clip
         self._loop = bool(mount["loop"])
-        self._jump = int(mount["jumps"] * gst.SECOND)
         self._next = 0
         self._shift = 0
 
@@ -249,7 +246,7 @@ class _Feeder:
                 source.emit("end-of-stream")
                 return
             self._next = 0
-            self._shift += self._clip.length + self._jump
+            self._shift += self._clip.length
         data, pts, dts, duration = units[self._next]
         self._next += 1
         buffer = self._gst.Buffer.new_wrapped(data)

@@ -1,0 +1,389 @@
+"""Camera or file to frames, through FFmpeg: the only module that imports PyAV.
+
+The analysis picture is the luma plane as the decoder wrote it, without a copy. Its range is left as
+it is: most cameras send limited range (16..235), MJPEG and some phones full range (0..255). What
+has no 8-bit luma plane (RGB, GIF, 10 bit) is converted to full-range grey.
+
+Legend: H W pixels.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+import av
+import numpy as np
+from av.codec.context import ThreadType
+from av.stream import Disposition
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+
+from streamer import reach
+from streamer.errors import SourceError, SourceReason
+from streamer.faults import fault_of
+from streamer.source import CaptureOptions, Continuity, DiscardReason, SourceInfo
+from streamer.timeline import FileTimeline, LiveTimeline, Pacer, RtcpClock
+from streamer.types import Frame
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from av.container import InputContainer
+    from av.packet import Packet
+    from av.video.frame import VideoFrame
+
+    from streamer.stages import Clock
+    from streamer.types import BGR, U8, ClockName
+
+__all__ = ["CaptureOptions", "MediaSource", "luma_of", "open_source"]
+
+NS: Final = 1_000_000_000
+MAX_BROKEN: Final = 50
+"""Packets in a row that do not decode: two seconds at 25 fps; a lossy network loses far fewer."""
+CLEAN_WITHIN_S: Final = 30.0
+"""Longest time without a clean picture while data comes: cameras' longest usual GOP is 10 s, and
+those that stretch it for still scenes stay under 20 s."""
+MAX_PIXELS: Final = 1 << 26
+"""Twice an 8K picture; a stream that claims more would take gigabytes."""
+
+_LUMA: Final = frozenset(
+    {"gray", "nv12", "nv21", "nv16", "nv24", "nv42", "yuv410p", "yuva420p", "yuva422p", "yuva444p"}
+    | {f"yuv{full}{sampling}p" for full in ("", "j") for sampling in (411, 420, 422, 440, 444)}
+)
+"""Pixel formats whose plane 0 is 8-bit luma."""
+_PACKED: Final = {"yuyv422": 0, "yvyu422": 0, "uyvy422": 1}
+"""Packed formats of web cams: every second byte is luma, from this one on."""
+_TIMELESS: Final = frozenset({"mpjpeg", "mjpeg", "h264", "hevc", "m4v"})
+"""Live streams in these carry no time stamps; FFmpeg would invent 25 fps."""
+
+
+class _Picture:
+    """A decoded picture that can be had in colour; keeps the decoder's buffer."""
+
+    __slots__ = ("_frame", "_turns")
+
+    def __init__(self, frame: VideoFrame, turns: int) -> None:
+        self._frame = frame
+        self._turns = turns
+
+    def bgr(self) -> BGR:
+        """Convert to colour, (H, W, 3) uint8; a converter of its own, so that threads may ask."""
+        colour = VideoReformatter().reformat(self._frame, format="bgr24").to_ndarray()
+        return np.ascontiguousarray(np.rot90(colour, self._turns)).astype(np.uint8, copy=False)
+
+
+def luma_of(frame: VideoFrame) -> U8:
+    """Return the luma plane, (H, W) uint8, read-only.
+
+    A view of the decoder's buffer, which it keeps alive; a copy only for packed formats, and a
+    conversion for those without 8-bit luma.
+    """
+    name = frame.format.name
+    width, height = frame.width, frame.height
+    if name not in _LUMA and name not in _PACKED:
+        frame = VideoReformatter().reformat(frame, format="gray")
+    plane = frame.planes[0]
+    rows_HS: U8 = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+    if name in _PACKED:
+        luma_HW = np.ascontiguousarray(rows_HS[:height, _PACKED[name] : 2 * width : 2])
+    else:
+        luma_HW = rows_HS[:height, :width]
+    luma_HW.flags.writeable = False  # the decoder predicts the next picture from this memory
+    return luma_HW
+
+
+def open_source(
+    options: CaptureOptions,
+    clock: Clock,
+    *,
+    interrupt: threading.Event | None = None,
+    continuity: Continuity | None = None,
+    on_discard: Callable[[DiscardReason], None] = lambda _reason: None,
+) -> MediaSource:
+    """Open a camera, a device or a file.
+
+    Args:
+        options: what and how.
+        clock: gives arrival and wall-clock times.
+        interrupt: once set, a paced wait ends at once and every read fails with ``STOPPED``. A read
+            that FFmpeg is in cannot be broken off: it ends at its deadline.
+        continuity: numbers and media time go on from here, and are written back.
+        on_discard: told of each picture that is thrown away.
+
+    Raises:
+        SourceError: with the typed reason; its text is free of credentials.
+    """
+    kind = reach.find(options.url, timeout_s=options.open_timeout_s)
+    container, stream = _open(options, kind, clock)
+    return MediaSource(
+        options,
+        clock,
+        opened=(kind, container, stream),
+        interrupt=interrupt or threading.Event(),
+        continuity=continuity or Continuity(),
+        on_discard=on_discard,
+    )
+
+
+class MediaSource:
+    """An opened camera or file; made by ``open_source``. It raises and never retries by itself.
+
+    Attributes:
+        info: what was found there.
+        last_packet_ns: when data came last, on the monotonic clock, nanoseconds; a sign of life
+            also while a stream waits for its first keyframe.
+    """
+
+    def __init__(
+        self,
+        options: CaptureOptions,
+        clock: Clock,
+        *,
+        opened: tuple[reach.Kind, InputContainer, VideoStream],
+        interrupt: threading.Event,
+        continuity: Continuity,
+        on_discard: Callable[[DiscardReason], None],
+    ) -> None:
+        self._options = options
+        self._clock = clock
+        self._interrupt = interrupt
+        self._continuity = continuity
+        self._on_discard = on_discard
+        kind, container, stream = opened
+        self.info = _info(kind, container, stream, options)
+        self._packets: Iterator[Packet[VideoStream]] = iter(())
+        self._device = (
+            reach.descriptor_of(reach.path_of(options.url)) if kind is reach.Kind.DEVICE else None
+        )
+        self._begin(container, stream)
+        now_ns = clock.monotonic_ns()
+        self.last_packet_ns = self._clean_ns = now_ns
+        self._timeless = self.info.live and self.info.container in _TIMELESS
+        self._live = LiveTimeline(after_s=continuity.media_s)
+        self._rtcp = RtcpClock()
+        origin_s = max(now_ns / NS, continuity.media_s)
+        self._file = FileTimeline(origin_s)
+        self._file_epoch_ns = clock.time_ns() - int(origin_s * NS)
+        self._pacer = Pacer()
+
+    def read(self) -> Frame:
+        """Return the next clean frame.
+
+        Raises:
+            SourceError: when the stream failed, stalled or ended, or the interrupt was set; the
+                source is then unusable.
+        """
+        while True:
+            if self._interrupt.is_set():
+                raise self._error(SourceReason.STOPPED, "asked to stop")
+            while self._decoded:
+                picture = self._decoded.popleft()
+                if self._is_clean(picture):
+                    return self._frame(picture)
+            self._decode(self._next_packet())
+
+    def close(self) -> None:
+        """Release the decoder and the connection; may be called twice."""
+        self._packets = iter(())
+        self._decoded.clear()
+        self._container.close()
+
+    def _begin(self, container: InputContainer, stream: VideoStream) -> None:
+        self._container = container
+        self._packets = container.demux(stream)
+        self._decoded: deque[VideoFrame] = deque()
+        self._synced = False
+        self._broken = 0
+
+    def _next_packet(self) -> Packet[VideoStream]:
+        """Wait for data within the deadline; at the end of a looped file start again."""
+        if self._device is not None:
+            self._await_device(self._device)
+        timeout_s = self._options.read_timeout_s
+        started_ns = self._clock.monotonic_ns()
+        try:
+            packet = next(self._packets, None)
+        except av.FFmpegError as error:
+            elapsed_s = (self._clock.monotonic_ns() - started_ns) / NS
+            raise _failed(self._options, error, elapsed_s, timeout_s) from None
+        self.last_packet_ns = self._clock.monotonic_ns()
+        if self.info.live and self.last_packet_ns - started_ns >= timeout_s * NS:
+            # FFmpeg hands out what its parser held back, and would wait as long once more
+            raise self._error(SourceReason.TIMEOUT, f"no answer within {timeout_s:g} s")
+        if packet is None:
+            self._start_again()
+            return self._next_packet()
+        if self.last_packet_ns - self._clean_ns > CLEAN_WITHIN_S * NS:
+            raise self._error(
+                SourceReason.DECODE_ERROR,
+                f"data comes, but no clean picture in {CLEAN_WITHIN_S:g} s",
+            )
+        return packet
+
+    def _start_again(self) -> None:
+        if not self._synced:
+            raise self._error(SourceReason.DECODE_ERROR, "it ended before its first clean picture")
+        if self.info.live or not self._options.loop:
+            raise self._error(SourceReason.ENDED, "the stream ended")
+        self.close()
+        kind = reach.find(self._options.url, timeout_s=self._options.open_timeout_s)
+        container, stream = _open(self._options, kind, self._clock)
+        self._begin(container, stream)
+        self._file.loop()
+
+    def _await_device(self, descriptor: int) -> None:
+        """Wait for a picture: the driver itself would block without a deadline."""
+        timeout_s = self._options.read_timeout_s
+        if not reach.await_readable(descriptor, timeout_s=timeout_s, interrupt=self._interrupt):
+            if self._interrupt.is_set():
+                raise self._error(SourceReason.STOPPED, "asked to stop")
+            raise self._error(SourceReason.TIMEOUT, f"no picture within {timeout_s:g} s")
+
+    def _decode(self, packet: Packet[VideoStream]) -> None:
+        """Decode; a few broken packets are passed over, many in a row end the stream."""
+        try:
+            pictures = packet.decode()
+        except av.FFmpegError as error:
+            self._broken += 1
+            self._on_discard(DiscardReason.DECODE_ERROR)
+            if self._broken >= MAX_BROKEN:
+                raise _failed(self._options, error, 0.0, self._options.read_timeout_s) from None
+            return
+        if pictures:
+            self._broken = 0
+            self._decoded.extend(pictures)
+
+    def _is_clean(self, picture: VideoFrame) -> bool:
+        if picture.is_corrupt:
+            self._on_discard(DiscardReason.CORRUPT)
+            return False
+        if not self._synced:
+            if not picture.key_frame:
+                self._on_discard(DiscardReason.BEFORE_KEYFRAME)
+                return False
+            self._synced = True
+        self._clean_ns = self.last_packet_ns
+        return True
+
+    def _frame(self, picture: VideoFrame) -> Frame:
+        times = self._live_times if self.info.live else self._file_times
+        arrival_ns, media_s, captured_ns, clock = times(picture.time)
+        luma_HW = luma_of(picture)
+        turns = round(picture.rotation / 90) % 4 if picture.rotation else 0
+        if turns:  # phone videos; OpenCV and the runtimes need rows in order, hence the copy
+            luma_HW = np.ascontiguousarray(np.rot90(luma_HW, turns))
+            luma_HW.flags.writeable = False
+        self._continuity.seq += 1
+        self._continuity.media_s = media_s
+        return Frame(
+            camera=self._options.camera,
+            seq=self._continuity.seq,
+            luma_HW=luma_HW,
+            captured_ns=captured_ns,
+            monotonic_ns=arrival_ns,
+            media_s=media_s,
+            clock=clock,
+            picture=_Picture(picture, turns),
+        )
+
+    def _live_times(self, pts_s: float | None) -> tuple[int, float, int, ClockName]:
+        """Return arrival, media time, time of capture and its clock, of a camera's frame."""
+        if self._timeless:
+            pts_s = None
+        arrival_ns, wall_ns = self._clock.monotonic_ns(), self._clock.time_ns()
+        media_s = self._live.place(pts_s, arrival_ns)
+        start_us = self._container.start_time_realtime
+        camera_ns = self._rtcp.captured_ns(start_us, pts_s, host_ns=wall_ns, jumps=self._live.jumps)
+        if camera_ns is None:
+            return arrival_ns, media_s, wall_ns, "host"
+        return arrival_ns, media_s, camera_ns, "rtcp"
+
+    def _file_times(self, pts_s: float | None) -> tuple[int, float, int, ClockName]:
+        """Wait until a paced frame is due; return the same of a file's frame."""
+        media_s = self._file.place(pts_s)
+        if self._options.realtime:
+            wait_s = self._pacer.wait_s(media_s, self._clock.monotonic_ns())
+            if wait_s > 0 and self._interrupt.wait(wait_s):
+                raise self._error(SourceReason.STOPPED, "asked to stop")
+        captured_ns = self._file_epoch_ns + int(media_s * NS)
+        return self._clock.monotonic_ns(), media_s, captured_ns, "pts"
+
+    def _error(self, reason: SourceReason, words: str) -> SourceError:
+        return SourceError(reason, f"{self._options.place}: {words}")
+
+
+def _open(
+    options: CaptureOptions, kind: reach.Kind, clock: Clock
+) -> tuple[InputContainer, VideoStream]:
+    started_ns = clock.monotonic_ns()
+    try:
+        container = av.open(
+            reach.ffmpeg_address(options.url, kind),
+            mode="r",
+            format="v4l2" if kind is reach.Kind.DEVICE else None,
+            options=reach.ffmpeg_options(options, kind),
+            metadata_errors="replace",  # a title in any encoding must not stop a camera
+            timeout=(options.open_timeout_s, options.read_timeout_s),
+        )
+    except av.FFmpegError as error:
+        elapsed_s = (clock.monotonic_ns() - started_ns) / NS
+        raise _failed(options, error, elapsed_s, options.open_timeout_s) from None
+    try:
+        return container, _video_stream(options, container)
+    except SourceError:
+        container.close()
+        raise
+
+
+def _video_stream(options: CaptureOptions, container: InputContainer) -> VideoStream:
+    """Return the first video stream that is no cover art, ready to decode."""
+    for stream in container.streams:
+        if isinstance(stream, VideoStream) and not stream.disposition & Disposition.attached_pic:
+            break
+    else:
+        raise SourceError(SourceReason.NO_VIDEO, f"{options.place}: there is no video in it")
+    decoder = stream.codec_context
+    if decoder is None:
+        raise SourceError(
+            SourceReason.CODEC_UNSUPPORTED, f"{options.place}: FFmpeg has no decoder for its codec"
+        )
+    threads = options.decode_threads
+    decoder.thread_count = threads
+    # frame threads hold back a picture each, slice threads none (measured)
+    in_order = ThreadType.SLICE if options.realtime else ThreadType.AUTO
+    decoder.thread_type = ThreadType.NONE if threads == 1 else in_order
+    decoder.options = {"max_pixels": str(MAX_PIXELS)}
+    return stream
+
+
+def _info(
+    kind: reach.Kind, container: InputContainer, stream: VideoStream, options: CaptureOptions
+) -> SourceInfo:
+    endless = not container.duration or container.duration <= 0
+    from_camera = reach.scheme_of(options.url).startswith("rtsp") or endless
+    rate = stream.average_rate
+    return SourceInfo(
+        codec=stream.codec_context.name,
+        width=stream.codec_context.width,
+        height=stream.codec_context.height,
+        declared_fps=float(rate) if rate else None,
+        pixel_format=stream.codec_context.pix_fmt or "",
+        container=container.format.name,
+        live=kind is reach.Kind.DEVICE or (kind is reach.Kind.NETWORK and from_camera),
+        regular_file=kind is reach.Kind.FILE,
+    )
+
+
+def _failed(
+    options: CaptureOptions, error: av.FFmpegError, elapsed_s: float, deadline_s: float
+) -> SourceError:
+    """Say it in our words: FFmpeg's text carries the address with the password."""
+    reason, words = fault_of(
+        abs(error.errno or 0),
+        scheme=reach.scheme_of(options.url),
+        elapsed_s=elapsed_s,
+        deadline_s=deadline_s,
+    )
+    return SourceError(reason, f"{options.place}: {words}")
