@@ -169,9 +169,7 @@ class Block(nn.Module):
         self.conv1 = _convolution(config, c_in, c_out, stride, 1)
         self.norm1 = nn.BatchNorm2d(c_out)
         self.act1 = ACTIVATIONS[config.activation]()
-        self.down = (
-            nn.Identity() if not halve or config.down == "stride" else _halver(config, c_out)
-        )
+        self.down = _halver(config, c_out) if halve else nn.Identity()
         self.conv2 = _convolution(config, c_out, c_out, 1, config.dilation)
         self.norm2 = nn.BatchNorm2d(c_out)
         self.squeeze = Squeeze(c_out, config.squeeze) if config.squeeze else nn.Identity()

@@ -1,0 +1,248 @@
+"""The model card and the manifest's metrics, written from what was measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from streamer.bundle import Metric
+from training.data.faces import CLASSES
+
+if TYPE_CHECKING:
+    from training.evaluate import Interval
+    from training.recipes import TrainConfig
+    from training.release import Measured, TemporalResult
+    from training.smoothing import Steadiness
+
+__all__ = ["Facts", "metrics", "text"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """Everything the card says that is not always the same."""
+
+    name: str
+    date: str
+    config: TrainConfig
+    epochs: int
+    share: float
+    temperature: float
+    measured: list[Measured]
+    temporal: list[TemporalResult]
+
+
+_USE = """\
+## What it is for
+
+Reading the visible expression of a face in a camera picture: eight classes, in this order:
+{classes}. It reads faces, not feelings: a face can show what nobody feels and hide what
+somebody does. Do not use it to judge people at work or in education, where the law of the European
+Union forbids it, nor for any decision about a person.
+
+## How it was made
+
+Trained on FER2013's official training split with the votes of FER+ (Barsoum 2016) as target
+distributions; FER2013's own label counts as {second:g} further votes for {classes_second}. The
+network is a residual net with squeeze-and-excitation on 48 x 48 grey pixels; each crop is
+standardised inside the graph. Classes were drawn by the power {power:g} of their size, what
+imbalance was left is corrected in the loss (logit adjustment, tau {tau:g}), and a share of
+{share:g} of the corpus' prior was given back, chosen on the validation split together with the
+temperature {temperature:.3f}. Averaged weights after epoch {epochs} of {planned}; recipe
+`{recipe}`, seed {seed}. The temporal head was trained on clips synthesised from stills of the same
+training split and has seen no video.
+
+FER2013's pictures come from the web for research use; FER+'s votes are under the MIT licence. No
+picture of any data set is in this bundle: its parity samples are drawings.
+"""
+
+_ACCURACY = """\
+## Accuracy
+
+Measured {date}, one crop a face, all eight classes to choose from, in per cent with 95 % intervals.
+FER+ test: leaks into train removed, top class over half of the votes. Corpora other than FER+ were
+never trained on. ECE: before → after the temperature, which was fitted on FER+'s validation split.
+
+| data | split, framing | n | accuracy | UAR | macro F1 | ECE | NLL | Brier |
+|---|---|---|---|---|---|---|---|---|
+{rows}
+"""
+
+_TIME = """\
+## Over time
+
+Real clips from neutral to apex, never trained on. Apex: the last three steps. Flicker: label
+changes a second beyond the one that a clip holds. Lag: until the label is right for good. The
+moving average is the strongest that does not lag more than the head.
+
+| data | step (s) | reader | clips | apex % | UAR % | flicker (1/s) | lag (s) |
+|---|---|---|---|---|---|---|---|
+{rows}
+"""
+
+_LIMITS = """\
+## Limits
+
+- One seed: a difference of a point to another model is not evidence. Intervals are 95 % bootstrap
+  intervals over groups (FER+: sets of duplicates; CK+: subjects); they do not contain the spread
+  between training runs.
+- Disgust (6), contempt (8) and fear (41) are rare in the clean FER+ test, so UAR and macro F1
+  there are wide; CK+ has no neutral pictures, and its labels were posed in a laboratory.
+- Nothing is known about groups of people: neither corpus carries such labels. Expect worse results
+  for children, beards, glasses, hands at the face, strong profile and faces under about 20 pixels.
+- A calibrated probability is calibrated for pictures like FER2013's, not for your camera.
+"""
+
+
+def text(facts: Facts, latency_ms: tuple[float, float]) -> str:
+    """Return the card, Markdown."""
+    config = facts.config
+    use = _USE.format(
+        classes=", ".join(CLASSES),
+        second=config.labels.second_votes,
+        classes_second=", ".join(config.labels.second),
+        power=config.balance.power,
+        tau=config.loss.adjust,
+        share=facts.share,
+        temperature=facts.temperature,
+        epochs=facts.epochs,
+        planned=config.epochs,
+        recipe=config.name,
+        seed=config.seed,
+    )
+    parts = [
+        f"# {facts.name}\n",
+        use,
+        _accuracy_table(facts),
+        _class_tables(facts),
+        _temporal_table(facts),
+        (
+            f"## Speed\n\nOne face through both graphs, onnxruntime on one thread of the training "
+            f"machine's CPU: p50 {latency_ms[0]:.2f} ms, p95 {latency_ms[1]:.2f} ms "
+            f"({facts.date}; the machine was doing other work).\n"
+        ),
+        _LIMITS,
+    ]
+    return "\n".join(parts)
+
+
+def metrics(facts: Facts, latency_ms: tuple[float, float]) -> list[Metric]:
+    """Return the manifest's list of figures."""
+    out = []
+    for m in facts.measured:
+        split = f"{m.split}, {m.framing}"
+        for name in ("accuracy", "uar", "macro_f1"):
+            i: Interval = getattr(m.scores, name)
+            out.append(
+                Metric(
+                    name=name,
+                    value=_round(i.value),
+                    low=_round(i.low),
+                    high=_round(i.high),
+                    dataset=m.dataset,
+                    split=split,
+                    n=m.scores.n,
+                    date=facts.date,
+                )
+            )
+        single = {"ece_before": m.ece_before, "ece": m.scores.ece}
+        single |= {"nll": m.scores.nll, "brier": m.scores.brier}
+        out += [
+            Metric(
+                name=name,
+                value=_round(value),
+                dataset=m.dataset,
+                split=split,
+                n=m.scores.n,
+                date=facts.date,
+            )
+            for name, value in single.items()
+        ]
+    for t in facts.temporal:
+        for reader, s in (("head", t.head), ("frames", t.frames), ("average", t.average)):
+            for name in ("apex_accuracy", "flicker_hz", "lag_s"):
+                out.append(
+                    Metric(
+                        name=f"temporal_{reader}_{name}",
+                        value=_round(getattr(s, name)),
+                        dataset=t.dataset,
+                        split=f"clips, {t.step_s:.3f} s a step",
+                        n=s.clips,
+                        date=facts.date,
+                    )
+                )
+    out += [
+        Metric(
+            name=f"latency_ms_{name}",
+            value=_round(value),
+            dataset="none",
+            split="none",
+            n=1,
+            date=facts.date,
+            note="one face, both graphs, onnxruntime, one thread",
+        )
+        for name, value in zip(("p50", "p95"), latency_ms, strict=True)
+    ]
+    return out
+
+
+def _round(value: float) -> float:
+    return round(value, 4)
+
+
+def _percent(i: Interval) -> str:
+    return f"{100 * i.value:.1f} ({100 * i.low:.1f}–{100 * i.high:.1f})"
+
+
+def _accuracy_table(facts: Facts) -> str:
+    rows = [
+        f"| {m.dataset} | {m.split}, {m.framing} | {m.scores.n} | {_percent(m.scores.accuracy)} "
+        f"| {_percent(m.scores.uar)} | {_percent(m.scores.macro_f1)} "
+        f"| {m.ece_before:.3f} → {m.scores.ece:.3f} | {m.scores.nll:.3f} | {m.scores.brier:.3f} |"
+        for m in facts.measured
+    ]
+    return _ACCURACY.format(date=facts.date, rows="\n".join(rows))
+
+
+def _class_tables(facts: Facts) -> str:
+    out = ["## Classes\n"]
+    for m in facts.measured:
+        if m.framing != "eye-aligned":
+            continue
+        s = m.scores
+        out += [
+            (
+                f"{m.dataset}, {m.split}, {m.framing}: rows are the truth, columns what was said, "
+                "per cent of the row.\n"
+            ),
+            "| | n | F1 | " + " | ".join(CLASSES) + " |",
+            "|---|---|---|" + "---|" * len(CLASSES),
+        ]
+        for k, name in enumerate(CLASSES):
+            if name in s.support:
+                total = s.support[name]
+                cells = " | ".join(f"{100 * v / total:.0f}" for v in s.confusion[k])
+                out.append(f"| {name} | {total} | {100 * s.f1[name]:.0f} | {cells} |")
+        out.append("")
+    return "\n".join(out)
+
+
+def _temporal_table(facts: Facts) -> str:
+    if not facts.temporal:
+        return "## Over time\n\nNot measured.\n"
+
+    def row(t: TemporalResult, reader: str, s: Steadiness) -> str:
+        return (
+            f"| {t.dataset} | {t.step_s:.3f} | {reader} | {s.clips} | {100 * s.apex_accuracy:.1f} "
+            f"| {100 * s.uar:.1f} | {s.flicker_hz:.2f} | {s.lag_s:.2f} |"
+        )
+
+    rows = [
+        row(t, reader, s)
+        for t in facts.temporal
+        for reader, s in (
+            ("temporal head", t.head),
+            ("frames alone", t.frames),
+            (f"moving average, weight {t.average_weight:g}", t.average),
+        )
+    ]
+    return _TIME.format(rows="\n".join(rows))

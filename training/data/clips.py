@@ -1,0 +1,202 @@
+"""Real sequences: a clip a row, from CK+'s zip or folder of frames, cropped as the daemon crops.
+
+Legend: N frames of all clips, M clips, T steps, H W pixels, K classes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import zipfile
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from streamer import preprocess
+from streamer.bundle import file_sha256
+from streamer.errors import ConfigError
+from training.data.faces import CLASSES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from streamer.stages import Detector
+    from streamer.types import I64, U8
+
+__all__ = ["ClipSet", "read_ckplus_sequences"]
+
+_INDEX = "index.csv"
+_FRAME_S = 1.0 / 30.0  # CK+ was recorded at 30 frames a second (Lucey 2010)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipSet:
+    """Labelled clips, each from neutral to the apex of one expression.
+
+    Attributes:
+        crops_NHW: uint8, the frames of all clips one after the other.
+        starts_M: index of each clip's first frame; a clip ends where the next begins.
+        labels_M: class index of each clip, int64.
+        subjects_M: who is seen.
+        names_M: the clip's name in its corpus.
+        step_s: seconds between two frames.
+        sources: sha256 of the files it was made from.
+    """
+
+    crops_NHW: U8
+    starts_M: I64
+    labels_M: I64
+    subjects_M: NDArray[np.str_]
+    names_M: NDArray[np.str_]
+    step_s: float
+    sources: dict[str, str]
+
+    def __len__(self) -> int:
+        return len(self.starts_M)
+
+    def spans(self) -> Iterator[slice]:
+        """Return each clip's place among the frames."""
+        ends = np.append(self.starts_M[1:], len(self.crops_NHW))
+        for start, end in zip(self.starts_M, ends, strict=True):
+            yield slice(int(start), int(end))
+
+    def without(self, subject: str) -> ClipSet:
+        """Return the clips of everybody else."""
+        kept = [i for i, s in enumerate(self.subjects_M) if s != subject]
+        spans = list(self.spans())
+        crops = [self.crops_NHW[spans[i]] for i in kept]
+        lengths = [len(c) for c in crops]
+        return ClipSet(
+            crops_NHW=np.concatenate(crops),
+            starts_M=np.cumsum([0, *lengths[:-1]]).astype(np.int64),
+            labels_M=self.labels_M[kept],
+            subjects_M=self.subjects_M[kept],
+            names_M=self.names_M[kept],
+            step_s=self.step_s,
+            sources=self.sources,
+        )
+
+    def save(self, path: Path) -> None:
+        """Write an archive, atomically."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        with part.open("wb") as file:
+            np.savez(
+                file,
+                crops=self.crops_NHW,
+                starts=self.starts_M,
+                labels=self.labels_M,
+                subjects=self.subjects_M,
+                names=self.names_M,
+                step_s=np.float64(self.step_s),
+                sources=np.array(json.dumps(self.sources)),
+            )
+        part.replace(path)
+
+    @staticmethod
+    def load(path: Path) -> ClipSet:
+        """Read what ``save`` wrote.
+
+        Raises:
+            ConfigError: when the file is anything else.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as a:
+                return ClipSet(
+                    crops_NHW=a["crops"],
+                    starts_M=a["starts"],
+                    labels_M=a["labels"],
+                    subjects_M=a["subjects"],
+                    names_M=a["names"],
+                    step_s=float(a["step_s"]),
+                    sources=json.loads(str(a["sources"])),
+                )
+        except FileNotFoundError:
+            raise ConfigError(
+                f"{path}: no such cache; make it with `streamer-train data clips`"
+            ) from None
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise ConfigError(f"{path}: not a clip cache: {error}; make it again") from None
+
+
+class _Store:
+    """Files by name, from a folder or a zip alike."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._zip = zipfile.ZipFile(path) if path.is_file() else None
+        except zipfile.BadZipFile as error:
+            raise ConfigError(f"{path}: not a zip archive: {error}") from None
+        names = self._zip.namelist() if self._zip else sorted(self._walk())
+        self.names = sorted(n for n in names if not n.endswith("/"))
+
+    def _walk(self) -> Iterator[str]:
+        for file in self._path.rglob("*"):
+            if file.is_file():
+                yield file.relative_to(self._path).as_posix()
+
+    def read(self, name: str) -> bytes:
+        try:
+            return self._zip.read(name) if self._zip else (self._path / name).read_bytes()
+        except (KeyError, OSError):
+            raise ConfigError(f"{self._path}: holds no {name}") from None
+
+
+def read_ckplus_sequences(path: Path, detector: Detector, size_px: int = 48) -> ClipSet:
+    """Read clips listed by an ``index.csv`` with the columns sequence, subject and label.
+
+    Frames lie in ``frames/<label>/<sequence>/``. Each face is found and cut as the daemon does it;
+    a frame without a face is left out, as the daemon would leave it out.
+
+    Args:
+        path: a zip archive or a folder.
+        detector: finds the face.
+        size_px: side of the crops.
+
+    Raises:
+        ConfigError: when the index is missing, a label is unknown, or no face is found at all.
+    """
+    store = _Store(path)
+    crops: list[U8] = []
+    starts: list[int] = []
+    rows = list(csv.DictReader(io.StringIO(store.read(_INDEX).decode())))
+    kept = []
+    for row in rows:
+        if row["label"] not in CLASSES:
+            raise ConfigError(f"{path}: {_INDEX}: label {row['label']!r} is none of {CLASSES}")
+        prefix = f"frames/{row['label']}/{row['sequence']}/"
+        frames = [n for n in store.names if n.startswith(prefix)]
+        clip = [c for n in frames if (c := _crop(store.read(n), detector, size_px)) is not None]
+        if clip:
+            kept.append(row)
+            starts.append(len(crops))
+            crops.extend(clip)
+    if not crops:
+        raise ConfigError(f"{path}: no face was found in any of {len(rows)} sequences")
+    return ClipSet(
+        crops_NHW=np.stack(crops),
+        starts_M=np.array(starts, np.int64),
+        labels_M=np.array([CLASSES.index(r["label"]) for r in kept], np.int64),
+        subjects_M=np.array([r["subject"] for r in kept], np.str_),
+        names_M=np.array([r["sequence"] for r in kept], np.str_),
+        step_s=_FRAME_S,
+        sources={path.name: file_sha256(path)} if path.is_file() else {},
+    )
+
+
+def _crop(coded: bytes, detector: Detector, size_px: int) -> U8 | None:
+    picture = cv2.imdecode(np.frombuffer(coded, np.uint8), cv2.IMREAD_GRAYSCALE)
+    if picture is None:
+        return None
+    luma = np.asarray(picture, np.uint8)
+    found = detector.detect(luma)
+    if len(found) == 0:
+        return None
+    return preprocess.crop(luma, found.eyes_N22[0], found.boxes_N4[0], size_px)

@@ -1,0 +1,276 @@
+"""From a checkpoint to a bundle: choose the operating point, train the head, measure, write.
+
+The operating point (how much of the corpus' prior the logits carry) and the temperature are chosen
+on the validation split; test sets and unseen corpora are only measured.
+
+Legend: N faces, T steps, D features, K classes.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from streamer import bundle as bundles
+from streamer import preprocess
+from training import card
+from training import checkpoint as checkpoints
+from training.augment import framings
+from training.data.balance import draw_rates, epoch_order
+from training.data.cache import recut
+from training.data.faces import CLASSES
+from training.data.labels import majority, prior, targets
+from training.evaluate import Scores, fit_temperature, score, softmax
+from training.export import Exported, OnnxFile, calibrated, export
+from training.recipes import config_from
+from training.sequences import SequenceConfig, fit_head, read_clips
+from training.smoothing import Steadiness, best_average, judge
+from training.train import Validation, averaged_model, predict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from streamer.types import F32
+    from training.data.clips import ClipSet
+    from training.data.faces import FaceSet
+    from training.model import FaceNet
+    from training.recipes import TrainConfig
+    from training.temporal import TemporalHead
+
+__all__ = ["Measured", "Release", "TemporalResult", "measure", "measure_head", "release"]
+
+_LATENCY_RUNS = 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """What to release.
+
+    Attributes:
+        name: of the bundle.
+        commit: of the training code.
+        date: of the measurements, ISO.
+        stills: pictures of the train split that become clips for the temporal head.
+        sequences: how.
+    """
+
+    name: str
+    commit: str
+    date: str
+    stills: int = 4000
+    sequences: SequenceConfig = field(default_factory=SequenceConfig)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """Scores of one set in one framing; ``ece_before`` is without the temperature."""
+
+    dataset: str
+    split: str
+    framing: str
+    scores: Scores
+    ece_before: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TemporalResult:
+    """The head against frames alone and against a moving average of equal lag, on real clips."""
+
+    dataset: str
+    step_s: float
+    head: Steadiness
+    frames: Steadiness
+    average: Steadiness
+    average_weight: float
+
+
+def release(
+    checkpoint: Path,
+    faces: FaceSet,
+    unseen: dict[str, FaceSet],
+    clips: dict[str, ClipSet],
+    *,
+    what: Release,
+    out: Path,
+    report: Callable[[str], None] = lambda _: None,
+) -> Path:
+    """Make a bundle.
+
+    Args:
+        checkpoint: of ``train.fit``; the averaged weights are taken.
+        faces: the set it was trained on, for validation, test and the stills of the head.
+        unseen: corpora never trained on, each name with its set.
+        clips: real clips never trained on, likewise.
+        what: name and record.
+        out: the bundle's directory.
+        report: told what is being done.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        ConfigError: when the checkpoint is not one, or a split is empty.
+        BundleError: when the exported graphs do not compute what PyTorch does.
+    """
+    state = checkpoints.load(checkpoint)
+    config = config_from(state.config)
+    bare = averaged_model(config, state.average["state"])
+    prior_K = state.prior_K.numpy()
+
+    report("choosing the operating point on the validation split")
+    valid = Validation.of(faces.part("valid"))
+    share = valid.score(bare, prior_K)["prior_share"]
+    carried = calibrated(bare, prior_K, share, 1.0)
+    logits = np.concatenate([predict(carried, c)[1] for c in (valid.raw_NHW, valid.recut_NHW)])
+    temperature = fit_temperature(logits, np.concatenate([valid.labels_N] * 2))
+    net = calibrated(bare, prior_K, share, temperature)
+
+    report(f"training the temporal head on clips of {what.stills} stills")
+    head = _train_head(net, faces, config, share * np.log(prior_K) / temperature, what)
+
+    report("measuring")
+    sets = {"FER+": ("test", faces.part("test"))}
+    sets |= {name: ("all", unseen_set) for name, unseen_set in unseen.items()}
+    measured = [
+        m
+        for name, (split, part) in sets.items()
+        for m in measure(net, part, dataset=name, split=split, temperature=temperature)
+    ]
+    temporal = [
+        result
+        for name, clip_set in clips.items()
+        for result in (measure_head(net, head, clip_set, name, stride) for stride in (1, 3))
+    ]
+
+    report("writing and proving the graphs")
+    training = bundles.Training(
+        commit=what.commit,
+        recipe=config.name,
+        seeds=[config.seed],
+        data=state.data,
+        date=what.date,
+        config={**state.config, "epochs_done": state.epoch, "prior_share": share}
+        | {"head": asdict(what.sequences), "stills": what.stills},
+    )
+    facts = card.Facts(
+        name=what.name,
+        date=what.date,
+        config=config,
+        epochs=state.epoch,
+        share=share,
+        temperature=temperature,
+        measured=measured,
+        temporal=temporal,
+    )
+    made = Exported(
+        name=what.name, net=net, head=head, temperature=temperature, training=training, card=""
+    )
+    export(made, out)
+    latency = _latency_ms(out)
+    metrics = card.metrics(facts, latency)
+    full = Exported(
+        name=what.name,
+        net=net,
+        head=head,
+        temperature=temperature,
+        training=training,
+        card=card.text(facts, latency),
+        metrics=metrics,
+    )
+    worst = export(full, out)
+    report(f"parity with onnxruntime: largest difference of a probability {worst:.1g}")
+    return out
+
+
+def measure(
+    net: FaceNet, faces: FaceSet, *, dataset: str, split: str, temperature: float
+) -> list[Measured]:
+    """Score the clearly labelled pictures, as published and as the daemon cuts them.
+
+    Args:
+        net: with calibrated logits.
+        faces: any set.
+        dataset: its name, for the record.
+        split: likewise.
+        temperature: what the logits were divided by.
+    """
+    labels, clear = majority(faces)
+    kept, labels = faces.rows(clear), labels[clear]
+    out = []
+    for framing, crops in (("as published", kept.images_NHW), ("eye-aligned", recut(kept)[0])):
+        _, logits = predict(net, crops)
+        before = score(softmax(logits * np.float32(temperature)), labels, kept.group_N, CLASSES)
+        after = score(softmax(logits), labels, kept.group_N, CLASSES)
+        out.append(
+            Measured(
+                dataset=dataset, split=split, framing=framing, scores=after, ece_before=before.ece
+            )
+        )
+    return out
+
+
+@torch.no_grad()
+def measure_head(
+    net: FaceNet, head: TemporalHead, clips: ClipSet, name: str, stride: int
+) -> TemporalResult:
+    """Compare the head with frames alone and with a moving average, on every ``stride``-th frame.
+
+    Frames are taken from a clip's end backwards, so that its apex is always among them.
+    """
+    features, logits = predict(net, clips.crops_NHW)
+    by_frame: list[F32] = []
+    by_head: list[F32] = []
+    for span in clips.spans():
+        kept = np.arange(span.stop - 1, span.start - 1, -stride)[::-1]
+        by_frame.append(softmax(logits[kept]))
+        through = head(torch.from_numpy(features[kept])[None])[0]
+        by_head.append(softmax(through.numpy()))
+    step_s = clips.step_s * stride
+    judged = judge(by_head, clips.labels_M, step_s)
+    weight, average = best_average(by_frame, clips.labels_M, step_s, judged.lag_s)
+    return TemporalResult(
+        dataset=name,
+        step_s=step_s,
+        head=judged,
+        frames=judge(by_frame, clips.labels_M, step_s),
+        average=average,
+        average_weight=weight,
+    )
+
+
+def _train_head(
+    net: FaceNet, faces: FaceSet, config: TrainConfig, carried_K: F32, what: Release
+) -> TemporalHead:
+    train = faces.part("train")
+    wanted, usable = targets(train, config.labels)
+    train, wanted = train.rows(usable), wanted[usable]
+    rates = draw_rates(wanted, config.balance)
+    rows = epoch_order(rates, 0, what.sequences.seed)[: what.stills]
+    stills, wanted = train.rows(rows), wanted[rows]
+    random = torch.Generator().manual_seed(what.sequences.seed)
+    pixels = torch.from_numpy(stills.images_NHW)
+    features = read_clips(net, pixels, framings(stills), what.sequences, random)
+    offset = torch.from_numpy(np.log(prior(wanted)) - carried_K).float()
+    return fit_head(net, features, torch.from_numpy(wanted), offset, what.sequences)
+
+
+def _latency_ms(path: Path) -> tuple[float, float]:
+    """Return p50 and p95 of one face through both graphs on one thread of this machine."""
+    loaded = bundles.load(path)
+    cnn, step = OnnxFile(loaded.features_path), OnnxFile(loaded.temporal_path)
+    size, head = loaded.manifest.input.size_px, loaded.manifest.temporal
+    face = preprocess.normalise(np.zeros((1, size, size), np.uint8), 0.0, 255.0)
+    state = np.zeros((head.layers, 1, head.units), np.float32)
+    times = []
+    for _ in range(_LATENCY_RUNS):
+        began = time.perf_counter()
+        features = cnn.run({"faces": face})["features"]
+        step.run({"features": features, "h": state, "c": state})
+        times.append(1e3 * (time.perf_counter() - began))
+    p50, p95 = np.percentile(times[20:], [50, 95])
+    return float(p50), float(p95)
