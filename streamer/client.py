@@ -167,6 +167,12 @@ class Subscriber:
         self._watch()
         return self._connected
 
+    @property
+    def refused(self) -> bool:
+        """Whether the last attempt to connect was refused: a key is wrong, or missing."""
+        self._watch()
+        return self._refused
+
     def wait_connected(self, timeout_s: float) -> bool:
         """Wait for a publisher; False if none was there in time.
 
@@ -175,7 +181,7 @@ class Subscriber:
         """
         deadline = time.monotonic() + timeout_s
         while not self.connected:
-            if self._refused:
+            if self.refused:
                 raise StreamerError(
                     f"{self.address} refuses the connection; check the server's key, and whether "
                     "this client's public key is in the publisher's publish.authorized_keys"
@@ -249,10 +255,10 @@ class Subscriber:
             return
         for event, _value in self._monitor.events():
             self._connected = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
-            self._refused = self._refused or event in (
-                zmq.EVENT_HANDSHAKE_FAILED_AUTH,
-                zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
-            )
+            if self._connected:
+                self._refused = False
+            elif event in (zmq.EVENT_HANDSHAKE_FAILED_AUTH, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL):
+                self._refused = True
 
     def _decode(self, frames: list[bytes]) -> Received | None:
         """Decode a message; None for one that is malformed or that a snapshot contains already."""

@@ -135,6 +135,8 @@ def _gap(event: Received) -> Text:
 def _silence(subscriber: Subscriber) -> str:
     if subscriber.connected:
         return f"nothing sent by {subscriber.address} for {_SILENCE_S:g} s; still listening"
+    if subscriber.refused:
+        return f"{subscriber.address} refuses the connection: check the keys; still trying"
     return f"no publisher at {subscriber.address} yet; still trying"
 
 

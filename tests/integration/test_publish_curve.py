@@ -14,6 +14,7 @@ from streamer.errors import ConfigError, StreamerError
 from streamer.events import EmotionSample
 from streamer.keys import KeyPair, generate, load_pair, load_public
 from streamer.publish import PublishOptions
+from streamer.watch import _silence
 from tests.publish_fixtures import event, joined, publisher, wait_until
 
 if TYPE_CHECKING:
@@ -87,6 +88,8 @@ def test_an_unknown_client_is_refused_counted_and_told(
     ):
         with pytest.raises(StreamerError, match=r"publish\.authorized_keys"):
             subscriber.wait_connected(10)
+        assert subscriber.refused
+        assert "refuses the connection" in _silence(subscriber)
         wait_until(lambda: recorder.failures >= 1)
         before = recorder.failures
         with pytest.raises(StreamerError, match="are the keys right"):
