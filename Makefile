@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml
 	@$(BIN)/python -m pip install --quiet --editable '.[mediapipe,demo,training,test,check]'
 	@$(BIN)/streamer assets install
 	@touch $@
-# The last release with a build of its own for the CPU where no build is chosen by the index.
+
 TORCH ?= 2.13.0
 
 demo: setup ## the main job with no camera and no GPU; open the address that it prints

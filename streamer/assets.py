@@ -152,6 +152,9 @@ ASSETS: Final[Mapping[str, Asset]] = MappingProxyType(
 )
 """Every file that can be installed, by name."""
 
+FOR_DETECTORS: Final = ("yunet", "blazeface-full")
+"""What the two detectors of ``streamer.detect`` use; either is enough to find faces."""
+
 
 class _SourceFailedError(Exception):
     """One source did not give the file; the text says why, without the file's name."""

@@ -2,8 +2,8 @@
 
 ``features.onnx`` maps ``faces`` (N, 1, H, W) to ``features`` (N, D) and ``logits`` (N, K): the
 reading of a single picture. ``temporal.onnx`` is one step with explicit state: ``features`` (N, D),
-``h`` and ``c`` (L, N, U) to ``logits`` (N, K), ``h_out`` and ``c_out``; a new track starts with zeros.
-Both give calibrated logits: the temperature of the manifest is already in the graphs.
+``h`` and ``c`` (L, N, U) to ``logits`` (N, K), ``h_out`` and ``c_out``; a track starts with zeros.
+The temperature of the manifest is already in both graphs.
 
 Legend: N faces, H W pixels, D features, L layers, U units, T steps, K classes.
 """
@@ -38,6 +38,7 @@ __all__ = [
     "Training",
     "bundled_path",
     "load",
+    "path_of",
     "verify_parity",
     "write_manifest",
 ]
@@ -172,6 +173,11 @@ def bundled_path() -> Path:
     return Path(str(files("streamer") / "bundle_default"))
 
 
+def path_of(configured: str) -> Path:
+    """Return the directory that ``[bundle] path`` means; empty: the bundled one."""
+    return Path(configured) if configured else bundled_path()
+
+
 def load(path: Path) -> Bundle:
     """Read a bundle and check its manifest, its hashes and the shapes of its samples.
 
@@ -234,9 +240,7 @@ def verify_parity(bundle: Bundle, features: Engine, temporal: Engine) -> float:
     rows = parity.sequence_TND.shape[1]
     state = np.zeros((manifest.temporal.layers, rows, manifest.temporal.units), np.float32)
     h = c = state
-    for step_ND, expected_NK in zip(
-        parity.sequence_TND, parity.sequence_logits_TNK, strict=True
-    ):
+    for step_ND, expected_NK in zip(parity.sequence_TND, parity.sequence_logits_TNK, strict=True):
         out = temporal.run({"features": step_ND, "h": h, "c": c})
         h, c = out["h_out"], out["c_out"]
         worst = max(worst, _difference(out["logits"], expected_NK))
@@ -273,7 +277,9 @@ def _read_manifest(path: Path) -> Manifest:
         with path.open("rb") as file:
             text = file.read(_MANIFEST_LIMIT + 1)
     except OSError as error:
-        raise BundleError(f"bundle {path.parent}: cannot read {path.name}: {error.strerror}") from None
+        raise BundleError(
+            f"bundle {path.parent}: cannot read {path.name}: {error.strerror}"
+        ) from None
     if len(text) > _MANIFEST_LIMIT:
         raise BundleError(f"{path}: larger than {_MANIFEST_LIMIT} bytes, not a manifest")
     try:
@@ -294,7 +300,8 @@ def _check_shapes(bundle: Bundle) -> None:
     manifest, parity = bundle.manifest, bundle.parity
     size, classes = manifest.input.size_px, len(manifest.classes)
     n, t = len(parity.faces_N1HW), len(parity.sequence_TND)
-    rows = parity.sequence_TND.shape[1] if parity.sequence_TND.ndim == 3 else -1
+    sequence = parity.sequence_TND
+    rows = sequence.shape[1] if sequence.ndim == len("TND") else -1
     expected = {
         "faces_N1HW": (n, 1, size, size),
         "features_ND": (n, manifest.features),

@@ -1,8 +1,7 @@
-"""The configuration: one typed tree, read from one TOML file; every key but a camera's is optional."""
+"""The configuration: one typed tree from one TOML file; only cameras have to be named."""
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 import stat
@@ -15,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from streamer.errors import ConfigError
+from streamer.systemd import credential
 
 __all__ = [
     "Analysis",
@@ -30,7 +30,6 @@ __all__ = [
     "Purpose",
     "Tracker",
     "camera_url",
-    "is_loopback",
     "load",
     "parse",
 ]
@@ -272,10 +271,8 @@ def camera_url(camera: Camera) -> str:
 
 def secret_path(name: str) -> Path:
     """Return the file of a systemd credential of that name, else the path itself."""
-    folder = os.environ.get("CREDENTIALS_DIRECTORY", "")
-    if folder and "/" not in name and (Path(folder) / name).is_file():
-        return Path(folder) / name
-    return Path(name)
+    found = credential(name) if "/" not in name else None
+    return Path(name) if found is None else found
 
 
 def read_secret(name: str, key: str) -> str:
@@ -297,20 +294,6 @@ def read_secret(name: str, key: str) -> str:
     if not secret:
         raise ConfigError(f"{key}: {path} is empty")
     return secret
-
-
-def is_loopback(address: str) -> bool:
-    """Say whether ``host:port``, ``tcp://host:port`` or ``ipc://…`` stays on this machine."""
-    scheme, sep, rest = address.partition("://")
-    if sep and scheme in ("ipc", "inproc"):
-        return True
-    host = (rest if sep else address).rpartition(":")[0].strip("[]")
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _check(config: Config, place: str) -> None:

@@ -7,10 +7,14 @@ crop cut here looks like the pictures the network learned from.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import cv2
 import numpy as np
 
-from streamer.types import F32, U8
+if TYPE_CHECKING:
+    from streamer.types import F32, U8
+
 
 __all__ = ["BOX_HEIGHT", "EYE_DISTANCE", "EYE_HEIGHT", "align", "crop", "normalise"]
 
@@ -71,7 +75,7 @@ def crop(luma_HW: U8, eyes_22: F32, box_4: F32, size_px: int) -> U8:
     matrix = align(eyes_22, box_4, size_px)
     scale = float(np.hypot(matrix[0, 0], matrix[0, 1]))
     shrink = int(1.0 / scale)
-    if shrink >= 2:
+    if shrink > 1:
         # cv2.warpAffine samples four pixels whatever the scale: shrink by averaging before it.
         side = size_px / scale
         centre = _centre(matrix, size_px)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
 from streamer.errors import BundleError, EngineError
 
@@ -19,6 +20,15 @@ if TYPE_CHECKING:
 
 __all__ = ["OnnxEngine"]
 
+_RUNTIME_ERRORS: tuple[type[Exception], ...] = (  # they share no base class but Exception
+    runtime.Fail,
+    runtime.InvalidArgument,
+    runtime.InvalidGraph,
+    runtime.InvalidProtobuf,
+    runtime.NotImplemented,
+    runtime.RuntimeException,
+    ValueError,  # an input that is missing or has a wrong type
+)
 _FATAL_ONLY = 3  # onnxruntime's log severity; its errors reach us as exceptions
 
 
@@ -48,7 +58,7 @@ class OnnxEngine:
             )
         except OSError as error:
             raise BundleError(f"{path}: cannot be read: {error.strerror}") from None
-        except _runtime_errors() as error:
+        except _RUNTIME_ERRORS as error:
             raise BundleError(f"{path}: onnxruntime refuses it: {_first_line(error)}") from None
         self._label = path.name
         self._outputs = [output.name for output in self._session.get_outputs()]
@@ -66,28 +76,13 @@ class OnnxEngine:
         """
         try:
             values = self._session.run(self._outputs, dict(inputs))
-        except (_runtime_errors(), ValueError) as error:
+        except _RUNTIME_ERRORS as error:
             raise EngineError(f"{self._label}: {_first_line(error)}") from None
         return dict(zip(self._outputs, values, strict=True))
 
     def close(self) -> None:
         """Drop the session; its memory goes with the last reference."""
         self._session = None
-
-
-def _runtime_errors() -> tuple[type[Exception], ...]:
-    """Return the exceptions of onnxruntime, which share no base class but Exception."""
-    state = ort.capi.onnxruntime_pybind11_state
-    names = (
-        "Fail",
-        "InvalidArgument",
-        "InvalidGraph",
-        "InvalidProtobuf",
-        "NoSuchFile",
-        "NotImplemented",
-        "RuntimeException",
-    )
-    return tuple(getattr(state, name) for name in names)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,209 @@
+"""The command line: reads options, calls the work, turns errors into one line and an exit code.
+
+Everything heavy is imported inside the command that needs it, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from streamer.errors import ConfigError, StreamerError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="streamer",
+    help="Watch camera feeds, follow faces and publish how their expressions change.",
+    epilog="Start with: streamer demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+assets_app = typer.Typer(help="Third-party model files: the face detectors.", no_args_is_help=True)
+bundle_app = typer.Typer(help="Look into a model bundle.", no_args_is_help=True)
+keys_app = typer.Typer(help="CURVE keys of the daemon and its subscribers.", no_args_is_help=True)
+app.add_typer(assets_app, name="assets")
+app.add_typer(bundle_app, name="bundle")
+app.add_typer(keys_app, name="keys")
+
+ConfigOption = Annotated[
+    Path, typer.Option("--config", "-c", metavar="FILE", help="The TOML configuration.")
+]
+FolderOption = Annotated[
+    str, typer.Option("--assets", metavar="DIR", help="Folder of the model files.")
+]
+MirrorOption = Annotated[
+    str,
+    typer.Option("--mirror", metavar="DIR|URL", help="Where to look first, in a closed network."),
+]
+
+
+@app.command()
+def run(config: ConfigOption) -> None:
+    """Run the daemon until SIGTERM or Ctrl-C; SIGHUP reads the configuration again.
+
+    Exit codes: 0 asked to stop; 78 bad configuration, bundle or asset; 1 anything else.
+    """
+    from streamer import app as daemon
+
+    raise typer.Exit(daemon.run(config))
+
+
+@app.command()
+def check(
+    config: ConfigOption,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Open every camera and say what it delivers.")
+    ] = False,
+) -> None:
+    """Validate a configuration without starting anything."""
+    from rich.console import Console
+
+    from streamer import probe as probing
+
+    raise typer.Exit(probing.check(config, Console(), probe=probe))
+
+
+@app.command()
+def demo(
+    seconds: Annotated[
+        float, typer.Option(min=0, help="Stop by itself after this long; 0: run until Ctrl-C.")
+    ] = 0,
+    camera: Annotated[
+        str, typer.Option(metavar="URL", help="A camera or file instead of the built-in feed.")
+    ] = "",
+) -> None:
+    """Run the main job with no configuration, print its events and where to look.
+
+    Without --camera the feed is composed of two public-domain portraits.
+    """
+    from rich.console import Console
+
+    from streamer import demo as demonstration
+
+    code = demonstration.run(Console(), Console(stderr=True), seconds=seconds, camera=camera)
+    raise typer.Exit(code)
+
+
+@app.command()
+def watch(
+    connect: Annotated[
+        str, typer.Option(metavar="ADDR", help="The daemon's event address.")
+    ] = "tcp://127.0.0.1:5556",
+    topic: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PREFIX", help="Only topics that begin so; may be repeated."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="One event a line, for pipes.")] = False,
+    server_key: Annotated[
+        str, typer.Option(metavar="FILE", help="The daemon's public CURVE certificate.")
+    ] = "",
+    client_key: Annotated[
+        str, typer.Option(metavar="FILE", help="Your own secret CURVE certificate.")
+    ] = "",
+) -> None:
+    """Subscribe to a daemon, print its events and say when some were missed.
+
+    Topics read TYPE/CAMERA/, for instance: --topic emotion.changed/lobby/
+    """
+    from rich.console import Console
+
+    from streamer import keys
+    from streamer import watch as watching
+    from streamer.client import Subscriber
+
+    if bool(server_key) != bool(client_key):
+        raise ConfigError("--server-key and --client-key are needed together")
+    subscriber = Subscriber(
+        connect=connect,
+        topics=tuple(topic or ("",)),
+        snapshot=None,
+        server_key=keys.load_public(Path(server_key)) if server_key else None,
+        keys=keys.load_pair(Path(client_key)) if client_key else None,
+    )
+    with subscriber:
+        code = watching.watch(subscriber, console=Console(), notes=Console(stderr=True), json=json)
+    raise typer.Exit(code)
+
+
+@assets_app.command("list")
+def assets_list(folder: FolderOption = "") -> None:
+    """Show every model file, its licence and whether it is installed."""
+    from streamer import assets
+
+    base = Path(folder) if folder else assets.default_folder()
+    for asset in assets.ASSETS.values():
+        found = assets.find(asset, base)
+        typer.echo(f"{asset.name:28} {asset.licence:12} {found or 'not installed'}")
+
+
+@assets_app.command("install")
+def assets_install(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]…", help="Which; default: what the detectors need."),
+    ] = None,
+    folder: FolderOption = "",
+    mirror: MirrorOption = "",
+) -> None:
+    """Fetch the face detectors' model files, each checked against its pinned sha256.
+
+    Without names it succeeds when one detector can be had, and says what could not.
+    """
+    from streamer import assets
+
+    base = Path(folder) if folder else assets.default_folder()
+    failures: list[ConfigError] = []
+    wanted = names or assets.FOR_DETECTORS
+    for name in wanted:
+        if name not in assets.ASSETS:
+            raise ConfigError(f"no asset is called {name!r}; known: {', '.join(assets.ASSETS)}")
+        try:
+            path = assets.install(assets.ASSETS[name], base, mirror=mirror, report=typer.echo)
+            typer.echo(f"{name}: {path}")
+        except ConfigError as error:
+            failures.append(error)
+    if failures and (names or len(failures) == len(wanted)):
+        raise failures[0]
+
+
+@bundle_app.command("show")
+def bundle_show(
+    path: Annotated[str, typer.Argument(help="The directory; default: the bundled one.")] = "",
+) -> None:
+    """Print what a bundle is and what was measured of it."""
+    from rich.console import Console
+
+    from streamer import bundle, bundle_view
+
+    bundle_view.show(bundle.load(bundle.path_of(path)), Console())
+
+
+@bundle_app.command("verify")
+def bundle_verify(
+    path: Annotated[str, typer.Argument(help="The directory; default: the bundled one.")] = "",
+) -> None:
+    """Check a bundle's hashes and that this machine computes what its manifest promises."""
+    from rich.console import Console
+
+    from streamer import bundle, bundle_view
+
+    bundle_view.verify(bundle.load(bundle.path_of(path)), Console())
+
+
+def main() -> None:
+    """Run the command line; an expected error is one line on stderr and its exit code."""
+    try:
+        app(standalone_mode=True)
+    except StreamerError as error:
+        hint = "configuration error" if isinstance(error, ConfigError) else "error"
+        sys.stderr.write(f"streamer: {hint}: {error}\n")
+        raise SystemExit(error.exit_code) from None
+    except BrokenPipeError:
+        raise SystemExit(0) from None  # the reader of a pipe left, as `head` does

@@ -1,0 +1,176 @@
+"""The networks of one process, loaded, proved and warm: the bundle's two and the face detector."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import structlog
+
+from streamer import bundle as bundles
+from streamer.assets import default_folder
+from streamer.cores import usable_cores
+from streamer.detect import choose
+from streamer.engine.onnx import OnnxEngine
+from streamer.lane import Lane, LaneOptions
+from streamer.pipeline import Pipeline
+from streamer.temporal import TemporalHead
+from streamer.track import FaceTracker, TrackOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from streamer.bundle import Bundle
+    from streamer.config import Config
+    from streamer.config import Detector as DetectorOptions
+    from streamer.detect import Choice
+    from streamer.metrics import Metrics
+    from streamer.pipeline import Viewer
+    from streamer.stages import Detector, Engine, Sink
+
+__all__ = ["Models", "choose_detector", "load_models", "make_pipeline"]
+
+log = structlog.get_logger(__name__)
+
+_WARM_FRAME = (360, 640)  # the size of a camera's usual substream
+_RATE_TOLERANCE = 0.2  # cameras' own rates seldom divide evenly into the step
+_WARM_ROUNDS = 2  # the first call of a session allocates and the second shows that it is done
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Models:
+    """What a pipeline runs.
+
+    Attributes:
+        bundle: what is run, verified.
+        features: the CNN.
+        temporal: one step of the temporal head.
+        detector: finds faces.
+        backend: which detector it is.
+        workers: threads for what can be spread; as many as there are cores to use.
+    """
+
+    bundle: Bundle
+    features: Engine
+    temporal: Engine
+    detector: Detector
+    backend: str
+    workers: ThreadPoolExecutor
+
+    @property
+    def engines(self) -> dict[str, str]:
+        """Runtime and device of each network."""
+        return {
+            "detect": self.backend,
+            "features": self.features.name,
+            "temporal": self.temporal.name,
+        }
+
+    def close(self) -> None:
+        """Free the runtimes; may be called twice."""
+        self.workers.shutdown(wait=True)
+        self.detector.close()
+        self.features.close()
+        self.temporal.close()
+
+
+def load_models(config: Config) -> Models:
+    """Load, prove and warm all networks of a configuration.
+
+    Raises:
+        BundleError: when the bundle is damaged or does not compute what it promises.
+        ConfigError: when no face detector can be had.
+        EngineError: when a runtime fails.
+    """
+    threads = config.engine.threads or usable_cores()
+    cv2.setNumThreads(1)  # its pool would compete with ours for the same cores
+    bundle = bundles.load(bundles.path_of(config.bundle.path))
+    features = OnnxEngine(bundle.features_path, threads=threads)
+    temporal = OnnxEngine(bundle.temporal_path, threads=1)  # a step is too small to be split
+    difference = bundles.verify_parity(bundle, features, temporal)
+    log.info(
+        "bundle_verified",
+        bundle=bundle.identity,
+        engine=features.name,
+        largest_difference=float(f"{difference:.1e}"),
+    )
+    trained_fps = 1 / bundle.manifest.temporal.step_s
+    if abs(config.analysis.fps - trained_fps) > _RATE_TOLERANCE * trained_fps:
+        log.warning("analysis_rate_unlike_training", fps=config.analysis.fps, trained=trained_fps)
+    choice = choose_detector(config.detector)
+    _warm(choice.detector)
+    workers = ThreadPoolExecutor(threads, thread_name_prefix="detect")
+    return Models(
+        bundle=bundle,
+        features=features,
+        temporal=temporal,
+        detector=choice.detector,
+        backend=choice.backend,
+        workers=workers,
+    )
+
+
+def choose_detector(options: DetectorOptions) -> Choice:
+    """Build the configured face detector and log which it is and why.
+
+    Raises:
+        ConfigError: if none can be had, with the reasons.
+        EngineError: if its runtime refuses the network.
+    """
+    choice = choose(
+        options.backend,
+        folder=Path(options.assets) if options.assets else default_folder(),
+        mirror=options.mirror,
+        input_px=options.input_px,
+        score=options.score,
+        report=lambda line: log.info("asset_reported", line=line),
+    )
+    log.info("detector_chosen", detector=choice.backend, why=choice.why)
+    return choice
+
+
+def make_pipeline(
+    config: Config,
+    models: Models,
+    *,
+    sink: Sink,
+    metrics: Metrics,
+    viewers: Iterable[Viewer] = (),
+) -> Pipeline:
+    """Put a pipeline together; several may share the models, each with its own tracks."""
+    manifest = models.bundle.manifest
+    track_options = TrackOptions(confirm_s=config.tracker.confirm_s, lost_s=config.tracker.lost_s)
+    lane_options = LaneOptions(
+        classes=tuple(manifest.classes),
+        bundle=models.bundle.identity,
+        confidence=config.emotions.confidence,
+        enter=config.emotions.enter,
+        exit=config.emotions.exit,
+        min_dwell_s=config.emotions.min_dwell_s,
+    )
+    return Pipeline(
+        detector=models.detector,
+        features=models.features,
+        temporal=TemporalHead(
+            models.temporal,
+            layers=manifest.temporal.layers,
+            units=manifest.temporal.units,
+            gap_reset_s=config.analysis.gap_reset_s,
+        ),
+        lane=lambda camera: Lane(camera, FaceTracker(track_options), lane_options),
+        sink=sink,
+        metrics=metrics,
+        crops=manifest.input,
+        min_face_px=config.analysis.min_face_px,
+        workers=models.workers,
+        viewers=viewers,
+    )
+
+
+def _warm(detector: Detector) -> None:
+    for _ in range(_WARM_ROUNDS):
+        detector.detect(np.zeros(_WARM_FRAME, np.uint8))

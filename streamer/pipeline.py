@@ -1,0 +1,190 @@
+"""From frames to events: detect, track, crop, CNN, temporal head, as ordinary calls.
+
+No thread and no clock is in here: what comes out depends on the frames that go in alone. One call
+takes the newest frames of any number of cameras, so that one batch over all of them forms.
+
+Legend: N faces of all frames of one call, H W pixels, D features, K classes.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from streamer import preprocess
+from streamer.events import FaceLost
+from streamer.types import CropBatch, Predictions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from concurrent.futures import Executor
+
+    from streamer.bundle import Input
+    from streamer.events import Event
+    from streamer.lane import Lane, Reading
+    from streamer.metrics import Metrics
+    from streamer.stages import Detector, Engine, Sink
+    from streamer.temporal import TemporalHead
+    from streamer.types import Detections, Frame, Tracks
+
+__all__ = ["Pipeline", "Viewer"]
+
+
+class Viewer(Protocol):
+    """Someone who may look at frames together with what was found in them; returns at once."""
+
+    def offer(self, frame: Frame, readings: Sequence[Reading]) -> None:
+        """Take one analysed frame; costs nothing while nobody watches."""
+        ...
+
+
+class Pipeline:
+    """All stages in flow order; owned by one thread.
+
+    Args:
+        detector: finds faces.
+        features: the CNN, see ``streamer.bundle``.
+        temporal: the LSTM with the states of all tracks.
+        lane: makes the lane of a new camera.
+        sink: takes the events.
+        metrics: takes counts and stage times.
+        crops: what the CNN wants to see.
+        min_face_px: a face whose box is lower is followed but not read.
+        workers: spreads the detection of several frames; the runtimes release the GIL.
+        viewers: who may look on.
+    """
+
+    def __init__(
+        self,
+        *,
+        detector: Detector,
+        features: Engine,
+        temporal: TemporalHead,
+        lane: Callable[[str], Lane],
+        sink: Sink,
+        metrics: Metrics,
+        crops: Input,
+        min_face_px: float,
+        workers: Executor,
+        viewers: Iterable[Viewer] = (),
+    ) -> None:
+        self._detector = detector
+        self._features = features
+        self._temporal = temporal
+        self._lane = lane
+        self._sink = sink
+        self._metrics = metrics
+        self._crops = crops
+        self._min_face_px = min_face_px
+        self._workers = workers
+        self._viewers = tuple(viewers)
+        self._lanes: dict[str, Lane] = {}
+
+    def process(self, frames: Sequence[Frame]) -> None:
+        """Analyse the newest frames of some cameras, at most one a camera.
+
+        Raises:
+            EngineError: when a runtime fails.
+        """
+        laps = _Laps(self._metrics)
+        found = self._detect(frames)
+        laps.lap("detect")
+        tracked = [self._track(f, d) for f, d in zip(frames, found, strict=True)]
+        laps.lap("track")
+        batch, media_s = self._crop(frames, tracked)
+        laps.lap("crop")
+        predictions = self._read(batch, media_s, laps)
+        self._tell(frames, tracked, predictions)
+        laps.lap("events")
+
+    def lose(self, camera: str) -> None:
+        """End every track of a camera that stopped delivering, and say so."""
+        lane = self._lanes.get(camera)
+        if lane is not None:
+            self._emit(camera, lane.end_all())
+            self._metrics.camera(camera).tracks_active.set(0)
+
+    def forget(self, camera: str) -> None:
+        """Drop a camera that is no longer configured, with its tracks."""
+        self.lose(camera)
+        self._lanes.pop(camera, None)
+
+    def _detect(self, frames: Sequence[Frame]) -> list[Detections]:
+        if len(frames) == 1:  # handing over to a thread would only add latency
+            return [self._detector.detect(frames[0].luma_HW)]
+        return list(self._workers.map(self._detector.detect, (f.luma_HW for f in frames)))
+
+    def _track(self, frame: Frame, detections: Detections) -> Tracks:
+        lane = self._lanes.get(frame.camera)
+        if lane is None:
+            lane = self._lanes[frame.camera] = self._lane(frame.camera)
+        self._metrics.camera(frame.camera).faces_detected.inc(len(detections))
+        return lane.track(detections, frame.media_s)
+
+    def _crop(
+        self, frames: Sequence[Frame], tracked: Sequence[Tracks]
+    ) -> tuple[CropBatch, list[float]]:
+        """Cut the faces that are large enough to be read; also the media time of each."""
+        size_px = self._crops.size_px
+        crops, keys, media_s = [], [], []
+        for frame, tracks in zip(frames, tracked, strict=True):
+            for row, box_4 in enumerate(tracks.boxes_N4):
+                if box_4[3] - box_4[1] < self._min_face_px:
+                    continue
+                crops.append(preprocess.crop(frame.luma_HW, tracks.eyes_N22[row], box_4, size_px))
+                keys.append((frame.camera, int(tracks.ids_N[row])))
+                media_s.append(frame.media_s)
+        crops_NHW = np.stack(crops) if crops else np.zeros((0, size_px, size_px), np.uint8)
+        faces_N1HW = preprocess.normalise(crops_NHW, self._crops.mean, self._crops.std)
+        return CropBatch(faces_N1HW=faces_N1HW, keys=tuple(keys)), media_s
+
+    def _read(self, batch: CropBatch, media_s: Sequence[float], laps: _Laps) -> Predictions:
+        self._metrics.batch_faces.observe(len(batch))
+        if not len(batch):
+            return Predictions(probabilities_NK=np.zeros((0, 0), np.float32), keys=())
+        features_ND = self._features.run({"faces": batch.faces_N1HW})["features"]
+        laps.lap("features")
+        probabilities_NK = self._temporal.step(features_ND, batch.keys, media_s)
+        laps.lap("temporal")
+        return Predictions(probabilities_NK=probabilities_NK, keys=batch.keys)
+
+    def _tell(
+        self, frames: Sequence[Frame], tracked: Sequence[Tracks], predictions: Predictions
+    ) -> None:
+        rows = {key: row for row, key in enumerate(predictions.keys)}
+        for frame, tracks in zip(frames, tracked, strict=True):
+            of_track = {
+                track: predictions.probabilities_NK[rows[frame.camera, track]]
+                for track in map(int, tracks.ids_N)
+                if (frame.camera, track) in rows
+            }
+            lane = self._lanes[frame.camera]
+            events, readings = lane.observe(frame, tracks, of_track)
+            self._emit(frame.camera, events)
+            for viewer in self._viewers:
+                viewer.offer(frame, readings)
+            series = self._metrics.camera(frame.camera)
+            series.tracks_active.set(lane.active)
+            series.analysed.inc()
+
+    def _emit(self, camera: str, events: Iterable[Event]) -> None:
+        """Pass events on; the state of a track goes when its end is told."""
+        for event in events:
+            if isinstance(event.data, FaceLost):
+                self._temporal.evict([(camera, event.data.track)])
+            self._sink.emit(event)
+
+
+class _Laps:
+    """Times the stages of one call, one after the other."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._start_s = perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now_s = perf_counter()
+        self._metrics.observe_stage(stage, now_s - self._start_s)
+        self._start_s = now_s

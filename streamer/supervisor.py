@@ -1,0 +1,184 @@
+"""Starts the daemon, watches its workers, stops it in flow order, and answers with an exit code.
+
+Signals are blocked and waited for, so that no handler ever runs in the middle of anything. An
+exception that leaves any thread ends the process: a service manager restarts it in a known state,
+where a daemon that limps on would only look alive.
+"""
+
+from __future__ import annotations
+
+import queue
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+
+from streamer.errors import StreamerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from streamer.systemd import Notifier
+
+__all__ = ["STOP_SIGNALS", "Daemon", "block_signals", "supervise"]
+
+STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
+_RELOAD = signal.SIGHUP
+_WAITED = STOP_SIGNALS | {_RELOAD}
+_POLL_S = 0.25  # how soon a broken worker is noticed
+GRACE_S = 4.0
+"""Deadline of the whole stop; with the exit of the interpreter it stays within 5 s."""
+STUCK_S = 15.0
+"""A worker without progress for longer is stuck: many times the longest honest call (a source's
+open and read deadlines are added to it by the one that knows them)."""
+
+log = structlog.get_logger(__name__)
+
+
+class Daemon(Protocol):
+    """What is supervised."""
+
+    def start(self) -> None:
+        """Start everything; raises a StreamerError and leaves nothing behind if it cannot."""
+        ...
+
+    def stop(self, reason: str, deadline_s: float) -> tuple[str, ...]:
+        """Stop in flow order within the deadline; return who did not stop in time."""
+        ...
+
+    def reload(self) -> None:
+        """Read the configuration again; raises ConfigError and changes nothing if it is bad."""
+        ...
+
+    def stuck(self) -> tuple[str, ...]:
+        """Name the workers that make no progress."""
+        ...
+
+    def status(self) -> str:
+        """Describe the state in one line for the service manager."""
+        ...
+
+
+def block_signals() -> None:
+    """Block the signals that are waited for; called before the first thread starts, inherited."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED)
+
+
+def supervise(
+    daemon: Daemon,
+    *,
+    notifier: Notifier,
+    watchdog_s: float | None,
+    until: Callable[[], bool] = lambda: False,
+) -> int:
+    """Run a daemon until it is asked to stop.
+
+    Args:
+        daemon: what to run; signals must be blocked, see ``block_signals``.
+        notifier: tells the service manager.
+        watchdog_s: how often it wants a sign of life; None: never.
+        until: asked a few times a second; true ends the run as SIGTERM would.
+
+    Returns:
+        0 after a stop that was asked for and in time, else 1.
+
+    Raises:
+        StreamerError: when the start fails.
+    """
+    failures = _catch_failures()
+    try:
+        daemon.start()
+    except StreamerError:
+        daemon.stop("start failed", GRACE_S)
+        raise
+    notifier.ready(daemon.status())
+    try:
+        reason = _watch(daemon, failures, notifier, watchdog_s, until)
+    except Exception:  # the last line of defence: said, stopped in order, and in the exit code
+        log.exception("supervisor_failed")
+        reason = ""
+    notifier.stopping("stopping")
+    overrun = _stop(daemon, reason or "failure")
+    if overrun:
+        log.error("stop_overran", workers=overrun, grace_s=GRACE_S)
+    return 0 if reason and not overrun else 1
+
+
+def _watch(
+    daemon: Daemon,
+    failures: queue.SimpleQueue[str],
+    notifier: Notifier,
+    watchdog_s: float | None,
+    until: Callable[[], bool],
+) -> str:
+    """Wait for a reason to stop; empty when it is a failure."""
+    pinged_s = stuck_said_s = 0.0
+    while True:
+        got = signal.sigtimedwait(_WAITED, _POLL_S)
+        if got is not None and got.si_signo == _RELOAD:
+            _reload(daemon, notifier)
+        elif got is not None:
+            return signal.Signals(got.si_signo).name
+        if until():
+            return "finished"
+        if not failures.empty():
+            log.error("worker_died", worker=failures.get())
+            return ""
+        now_s = time.monotonic()
+        stuck = daemon.stuck()
+        if stuck and now_s - stuck_said_s > STUCK_S:
+            log.error("worker_stuck", workers=stuck)
+            stuck_said_s = now_s
+        if not stuck and watchdog_s is not None and now_s - pinged_s >= watchdog_s - _POLL_S:
+            notifier.alive()
+            notifier.status(daemon.status())
+            pinged_s = now_s
+
+
+def _reload(daemon: Daemon, notifier: Notifier) -> None:
+    notifier.reloading()
+    try:
+        daemon.reload()
+    except StreamerError as error:
+        log.error("reload_refused", error=str(error))  # noqa: TRY400 a user's mistake needs no traceback
+    else:
+        log.info("configuration_reloaded")
+    notifier.ready(daemon.status())
+
+
+def _stop(daemon: Daemon, reason: str) -> tuple[str, ...]:
+    """Stop; a second signal in the meantime ends the process at once."""
+    done = threading.Event()
+    overrun: list[str] = []
+
+    def stop() -> None:
+        overrun.extend(daemon.stop(reason, GRACE_S))
+        done.set()
+
+    thread = threading.Thread(target=stop, name="stop", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        if signal.sigtimedwait(STOP_SIGNALS, 0.05) is not None:
+            log.warning("stop_forced")
+            return ("forced",)
+    return tuple(overrun) if done.is_set() else ("stop",)
+
+
+def _catch_failures() -> queue.SimpleQueue[str]:
+    """Collect the names of threads that an exception has ended, after logging it."""
+    failures: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def caught(args: threading.ExceptHookArgs) -> None:
+        name = args.thread.name if args.thread else "unknown"
+        if args.exc_value is not None:
+            log.error(
+                "thread_failed",
+                worker=name,
+                exc_info=(args.exc_type, args.exc_value, args.exc_traceback),
+            )
+        failures.put(name)
+
+    threading.excepthook = caught
+    return failures
