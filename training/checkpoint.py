@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = ["Checkpoint", "load", "save"]
+
+
+_DAMAGED = (
+    pickle.UnpicklingError,
+    struct.error,
+    RuntimeError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    EOFError,
+)
+"""What torch's restricted reader raises on bytes that are no checkpoint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +72,6 @@ def load(path: Path) -> Checkpoint:
         return Checkpoint(**torch.load(path, map_location="cpu", weights_only=True))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}; name a checkpoint") from None
-    except (pickle.UnpicklingError, RuntimeError, TypeError, EOFError, KeyError) as error:
+    except _DAMAGED as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(f"{path}: not a checkpoint of this version: {first}") from None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from streamer.errors import ConfigError
 from training.augment import AugmentConfig
 from training.data.balance import BalanceConfig
@@ -16,7 +18,7 @@ from training.optim import OptimConfig
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["RECIPES", "TrainConfig", "config_from", "recipe"]
+__all__ = ["RECIPES", "TrainConfig", "config_from", "recipe", "to_plain"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,16 +101,20 @@ def config_from(saved: dict[str, Any]) -> TrainConfig:
     Raises:
         ConfigError: when a key is unknown to this version.
     """
-    parts: dict[str, Callable[..., Any]] = {
-        "labels": LabelConfig,
-        "balance": BalanceConfig,
-        "augment": AugmentConfig,
-        "model": ModelConfig,
-        "loss": LossConfig,
-        "optim": OptimConfig,
-    }
     try:
-        built = {k: parts[k](**v) if k in parts else v for k, v in saved.items()}
-        return TrainConfig(**built)
-    except TypeError as error:
+        config = msgspec.convert(saved, TrainConfig)
+    except msgspec.ValidationError as error:
         raise ConfigError(f"the saved configuration does not fit this version: {error}") from None
+    unknown = _paths(saved) - _paths(to_plain(config))
+    if unknown:
+        keys = ", ".join(sorted(unknown))
+        raise ConfigError(f"the saved configuration holds {keys}, which this version does not know")
+    return config
+
+
+def _paths(tree: dict[str, Any], above: str = "") -> set[str]:
+    """Return the dotted name of every value."""
+    out: set[str] = set()
+    for key, value in tree.items():
+        out |= _paths(value, f"{above}{key}.") if isinstance(value, dict) else {above + key}
+    return out

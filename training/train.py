@@ -57,7 +57,8 @@ def fit(  # noqa: PLR0915 - one run, readable from top to bottom
         out: directory for the checkpoints ``last.pt`` and ``best.pt`` and the log.
         sources: sha256 of the files the faces came from, kept in the checkpoint.
         resume: go on from ``last.pt`` where there is one; the outcome is bit for bit that of a run
-            that was not interrupted, since every epoch seeds its own randomness.
+            that was not interrupted, since every epoch seeds its own randomness. With another
+            number of epochs the schedule goes on from the share that is then done.
         report: told each epoch's figures.
 
     Returns:
@@ -222,7 +223,7 @@ def averaged_model(config: TrainConfig, state: dict[str, Tensor]) -> FaceNet:
 
 def _same_run(state: Checkpoint, config: TrainConfig, out: Path) -> None:
     before = config_from(state.config)
-    if replace(before, device=config.device) != config:
+    if replace(before, device=config.device, epochs=config.epochs) != config:
         raise ConfigError(
             f"{out / LAST} belongs to another configuration; choose another directory or the "
             f"recipe it was begun with ({before.name!r}, seed {before.seed})"

@@ -16,6 +16,7 @@ import numpy as np
 from streamer import preprocess
 from streamer.bundle import file_sha256
 from streamer.errors import ConfigError
+from training.data.archive import read_arrays
 from training.data.faces import FaceSet
 
 if TYPE_CHECKING:
@@ -61,14 +62,14 @@ def load(path: Path) -> Cached:
     Raises:
         ConfigError: when the file is not one that ``save`` wrote.
     """
+    names = tuple(field.name for field in fields(FaceSet))
+    advice = "make it with `streamer-train data`"
+    arrays = read_arrays(path, (*names, "sources"), advice)
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            faces = FaceSet(**{field.name: archive[field.name] for field in fields(FaceSet)})
-            return Cached(faces=faces, sources=json.loads(str(archive["sources"])))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such cache; make it with `streamer-train data`") from None
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise ConfigError(f"{path}: not a face cache: {error}; make it again") from None
+        faces = FaceSet(**{name: arrays[name] for name in names})
+        return Cached(faces=faces, sources=json.loads(str(arrays["sources"])))
+    except ValueError as error:
+        raise ConfigError(f"{path}: not a face cache: {error}; {advice}") from None
 
 
 def find_landmarks(

@@ -18,6 +18,7 @@ import numpy as np
 from streamer import preprocess
 from streamer.bundle import file_sha256
 from streamer.errors import ConfigError
+from training.data.archive import read_arrays
 from training.data.faces import CLASSES
 
 if TYPE_CHECKING:
@@ -106,23 +107,17 @@ class ClipSet:
         Raises:
             ConfigError: when the file is anything else.
         """
-        try:
-            with np.load(path, allow_pickle=False) as a:
-                return ClipSet(
-                    crops_NHW=a["crops"],
-                    starts_M=a["starts"],
-                    labels_M=a["labels"],
-                    subjects_M=a["subjects"],
-                    names_M=a["names"],
-                    step_s=float(a["step_s"]),
-                    sources=json.loads(str(a["sources"])),
-                )
-        except FileNotFoundError:
-            raise ConfigError(
-                f"{path}: no such cache; make it with `streamer-train data clips`"
-            ) from None
-        except (OSError, ValueError, KeyError, EOFError) as error:
-            raise ConfigError(f"{path}: not a clip cache: {error}; make it again") from None
+        names = ("crops", "starts", "labels", "subjects", "names", "step_s", "sources")
+        arrays = read_arrays(path, names, "make it with `streamer-train data`")
+        return ClipSet(
+            crops_NHW=arrays["crops"],
+            starts_M=arrays["starts"],
+            labels_M=arrays["labels"],
+            subjects_M=arrays["subjects"],
+            names_M=arrays["names"],
+            step_s=float(arrays["step_s"]),
+            sources=json.loads(str(arrays["sources"])),
+        )
 
 
 class _Store:

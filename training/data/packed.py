@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from streamer.errors import ConfigError
+from training.data.archive import read_arrays
 from training.data.faces import CLASSES, MISSING, FaceSet
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ FER2013_NAMES = {
 }
 """FER2013's words for the classes, in the order of its label numbers."""
 CKPLUS_NAMES = {**FER2013_NAMES, "sadness": "sadness", "anger": "anger", "contempt": "contempt"}
+_ADVICE = "name the packed archive"
+_FERPLUS = ("images", "name", "split", "ferplus_votes", "fer2013_label", "dup_group")
 _SUBJECT = 4  # CK+ file names begin with the subject: S010_004_00000017.png
 
 
@@ -42,7 +44,9 @@ def read_ferplus(path: Path) -> FaceSet:
     Raises:
         ConfigError: when the file is missing or lacks an array.
     """
-    arrays = _read(path, ("images", "name", "split", "ferplus_votes", "fer2013_label", "dup_group"))
+    arrays = read_arrays(
+        path, ("images", "name", "split", "ferplus_votes", "fer2013_label", "dup_group"), _ADVICE
+    )
     votes = arrays["ferplus_votes"].astype(np.float32)
     n, k = len(votes), len(CLASSES)
     return FaceSet(
@@ -67,7 +71,7 @@ def read_ckplus48(path: Path) -> FaceSet:
     Raises:
         ConfigError: when the file is missing or lacks an array.
     """
-    arrays = _read(path, ("images", "name", "label"))
+    arrays = read_arrays(path, ("images", "name", "label"), _ADVICE)
     labels = np.array([CLASSES.index(CKPLUS_NAMES.get(v, v)) for v in arrays["label"]], np.int64)
     names = arrays["name"].astype(np.str_)
     n = len(names)
@@ -83,19 +87,3 @@ def read_ckplus48(path: Path) -> FaceSet:
         eyes_N22=np.full((n, 2, 2), np.nan, np.float32),
         boxes_N4=np.full((n, 4), np.nan, np.float32),
     )
-
-
-def _read(path: Path, needed: tuple[str, ...]) -> dict[str, Any]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be read ({error.strerror}); name the packed archive"
-        ) from None
-    except (ValueError, EOFError) as error:
-        raise ConfigError(f"{path}: not a packed archive: {error}") from None
-    missing = [name for name in needed if name not in arrays]
-    if missing:
-        raise ConfigError(f"{path}: holds no array {missing}; it has {sorted(arrays)}")
-    return arrays

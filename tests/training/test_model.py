@@ -1,0 +1,125 @@
+"""The face network: shapes, cost, every exchangeable part, robustness to light."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from streamer.errors import ConfigError
+from training.model import (
+    ACTIVATIONS,
+    Blur,
+    DropPath,
+    FaceNet,
+    ModelConfig,
+    Standardise,
+    count_macs,
+    count_parameters,
+)
+
+SMALL = ModelConfig(stem=8, widths=(8, 16, 16), depths=(1, 1, 1), features=16)
+
+
+def test_shipped_shape_fits_its_budget() -> None:
+    """The default network has 0.7 to 1.3 M parameters and 40 to 100 M MACs."""
+    net = FaceNet(ModelConfig())
+    assert 0.7e6 < count_parameters(net) < 1.3e6
+    assert 40e6 < count_macs(net) < 100e6
+
+
+def test_macs_of_a_known_layer() -> None:
+    """The stem alone costs 48 x 48 x 9 x 8, which is counted among the rest."""
+    thin = ModelConfig(
+        stem=8, widths=(8,), depths=(1,), features=4, classes=2, squeeze=0, skip=False
+    )
+    # stem 9*8*48^2; block 9*8*8*24^2 twice; neck 8*4; classifier 4*2
+    assert count_macs(FaceNet(thin)) == 72 * 2304 + 2 * 576 * 576 + 32 + 8
+
+
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+def test_every_activation_learns(activation: str) -> None:
+    """A gradient step with each activation changes the first kernel."""
+    _one_step(replace(SMALL, activation=activation))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"flatten": "max"},
+        {"flatten": "mean_max"},
+        {"flatten": "plain"},
+        {"flatten": "depthwise"},
+        {"down": "max"},
+        {"down": "blur"},
+        {"block": "depthwise"},
+        {"dilation": 2},
+        {"kernel": 5},
+        {"skip": False},
+        {"squeeze": 0},
+    ],
+)
+def test_every_part_can_be_exchanged(change: dict[str, object]) -> None:
+    """Each option of the theory's table builds, keeps the output's shape and learns."""
+    _one_step(replace(SMALL, **change))  # type: ignore[arg-type]
+
+
+def _one_step(config: ModelConfig) -> None:
+    torch.manual_seed(0)
+    net = FaceNet(config).train()
+    before = net.get_parameter("stem.0.weight").detach().clone()
+    features, logits = net(torch.rand(4, 1, 48, 48))
+    assert features.shape == (4, config.features)
+    assert logits.shape == (4, 8)
+    torch.autograd.backward(nn.functional.cross_entropy(logits, torch.arange(4)))
+    torch.optim.SGD(net.parameters(), lr=1.0).step()
+    assert not torch.equal(before, net.get_parameter("stem.0.weight"))
+
+
+def test_brightness_and_contrast_hardly_matter() -> None:
+    """Half the contrast and 40 levels more give the same probabilities within three hundredths."""
+    torch.manual_seed(0)
+    net = FaceNet(SMALL).eval()
+    face = torch.rand(2, 1, 48, 48)
+    with torch.no_grad():
+        plain, changed = (net(x)[1].softmax(1) for x in (face, 0.5 * face + 40 / 255))
+    assert float((plain - changed).abs().max()) < 0.03
+
+
+def test_standardise_does_not_blow_up_a_flat_crop() -> None:
+    """A crop with noise of one grey level stays small, and a constant one is zero."""
+    flat = torch.full((1, 1, 48, 48), 0.5)
+    assert float(Standardise()(flat).abs().max()) < 1e-4
+    noisy = flat + torch.randn(1, 1, 48, 48) / 255
+    assert float(Standardise()(noisy).std()) < 0.25
+
+
+def test_blur_keeps_a_constant_inside_and_halves() -> None:
+    """The binomial kernel sums to one, so the inside of a constant map stays as it is."""
+    out = Blur(3)(torch.ones(1, 3, 8, 8))
+    assert out.shape == (1, 3, 4, 4)
+    torch.testing.assert_close(out[:, :, 1:, 1:], torch.ones(1, 3, 3, 3))
+
+
+def test_drop_path_keeps_the_mean_and_is_off_in_evaluation() -> None:
+    """Rows are zero or doubled at p = 0.5, and untouched in evaluation."""
+    torch.manual_seed(0)
+    layer, x = DropPath(0.5), torch.ones(64, 1, 1, 1)
+    assert set(layer.train()(x).flatten().tolist()) == {0.0, 2.0}
+    assert torch.equal(layer.eval()(x), x)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"activation": "magic"}, r"model\.activation is 'magic'"),
+        ({"size_px": 50}, "cannot be halved 3 times"),
+        ({"depths": (1, 1)}, "as many depths as widths"),
+    ],
+)
+def test_wrong_options_are_refused(change: dict[str, object], message: str) -> None:
+    """The error names the option and the choices."""
+    with pytest.raises(ConfigError, match=message):
+        FaceNet(replace(SMALL, **change))  # type: ignore[arg-type]

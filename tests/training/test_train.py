@@ -1,0 +1,238 @@
+"""The loop: golden losses, exact resumption, early stopping, optimisers, schedules and losses."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from streamer.errors import ConfigError
+from training import checkpoint as checkpoints
+from training.losses import Loss, LossConfig, class_weights
+from training.model import FaceNet
+from training.optim import SCHEDULES, Average, OptimConfig, build_optimizer, factor
+from training.recipes import RECIPES, TrainConfig, config_from, recipe, to_plain
+from training.train import BEST, LAST, LOG, averaged_model, fit, predict
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from training.data.faces import FaceSet
+
+
+def losses(out: Path) -> list[float]:
+    """Return the training loss of each epoch from the log."""
+    return [json.loads(line)["loss"] for line in (out / LOG).read_text().splitlines()]
+
+
+def test_resumed_run_is_bit_for_bit_the_uninterrupted_one(
+    tmp_path: Path, faces: FaceSet, tiny: TrainConfig
+) -> None:
+    """Stopping after epoch 1 of 3 and resuming gives the very same weights and averages."""
+    config = replace(tiny, epochs=3)
+    whole = fit(config, faces, tmp_path / "whole")
+
+    class Interrupted(Exception):  # noqa: N818 - not an error
+        pass
+
+    def stop(_: object) -> None:
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        fit(config, faces, tmp_path / "parts", report=stop)
+    assert checkpoints.load(tmp_path / "parts" / LAST).epoch == 1
+    resumed = fit(config, faces, tmp_path / "parts", resume=True)
+    for name, value in whole.model.items():
+        assert torch.equal(value, resumed.model[name]), name
+    for name, value in whole.average["state"].items():
+        assert torch.equal(value, resumed.average["state"][name]), name
+    assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
+
+
+def test_resuming_another_configuration_is_refused(
+    tmp_path: Path, faces: FaceSet, tiny: TrainConfig
+) -> None:
+    """The error names the checkpoint and the seed it was begun with."""
+    fit(replace(tiny, epochs=1), faces, tmp_path)
+    with pytest.raises(ConfigError, match="another configuration"):
+        fit(replace(tiny, epochs=1, seed=9), faces, tmp_path, resume=True)
+
+
+def test_network_learns_the_drawn_faces(tmp_path: Path, faces: FaceSet, tiny: TrainConfig) -> None:
+    """Twelve epochs tell eight kinds of picture apart far above the chance of 1/8."""
+    optim = replace(tiny.optim, lr=1e-2, average=0.9)
+    mild = replace(tiny.augment, zoom=0.0, shift=0.0, rotate_deg=0.0, mixup=0.0)
+    config = replace(tiny, epochs=12, optim=optim, augment=mild)
+    state = fit(config, faces, tmp_path)
+    test = faces.part("test")
+    _, logits = predict(averaged_model(config, state.average["state"]), test.images_NHW)
+    assert float((logits.argmax(1) == test.votes_NK.argmax(1)).mean()) > 0.7
+    assert (tmp_path / BEST).exists()
+
+
+def test_patience_stops_a_run_that_does_not_improve(
+    tmp_path: Path, faces: FaceSet, tiny: TrainConfig
+) -> None:
+    """With a learning rate of zero nothing improves after the first epoch."""
+    frozen = replace(tiny.optim, lr=0.0, average=1.0)
+    state = fit(replace(tiny, epochs=9, patience=2, optim=frozen), faces, tmp_path)
+    assert state.epoch <= 4
+
+
+def test_empty_split_is_refused(tmp_path: Path, faces: FaceSet, tiny: TrainConfig) -> None:
+    """A set without training pictures is named as such."""
+    with pytest.raises(ConfigError, match="split 'train'"):
+        fit(tiny, faces.rows(faces.split_N != "train"), tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"junk"])
+def test_damaged_checkpoint_is_one_line(tmp_path: Path, content: bytes) -> None:
+    """Any bytes in place of a checkpoint give a ConfigError."""
+    path = tmp_path / "last.pt"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"last\.pt"):
+        checkpoints.load(path)
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_every_recipe_survives_its_checkpoint(name: str) -> None:
+    """A configuration turned to plain values and back is the same one."""
+    config = recipe(name)
+    assert config_from(json.loads(json.dumps(to_plain(config)))) == config
+
+
+@pytest.mark.parametrize("name", ["sgd", "nesterov", "rmsprop", "adam", "adamw"])
+def test_every_optimiser_lowers_a_loss(name: str) -> None:
+    """Ten steps on one batch lower its loss."""
+    torch.manual_seed(0)
+    net = FaceNet(recipe("smoke").model).train()
+    config = OptimConfig(name=name, lr=1e-3 if name != "sgd" else 1e-2)
+    optimizer = build_optimizer(net, config)
+    x, y = torch.rand(16, 1, 48, 48), torch.arange(16) % 8
+    seen = []
+    for _ in range(10):
+        loss = torch.nn.functional.cross_entropy(net(x)[1], y)
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        seen.append(float(loss.detach()))
+    assert seen[-1] < seen[0]
+
+
+def test_norms_and_biases_are_not_decayed() -> None:
+    """Only tensors of two and more dimensions are in the group with weight decay."""
+    net = FaceNet(recipe("smoke").model)
+    decayed, free = build_optimizer(net, OptimConfig(decay=0.1)).param_groups
+    assert decayed["weight_decay"] == 0.1
+    assert all(p.ndim > 1 for p in decayed["params"])
+    assert free["weight_decay"] == 0.0
+    assert all(p.ndim == 1 for p in free["params"])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "done", "expected"),
+    [
+        ("constant", 0.9, 1.0),
+        ("cosine", 0.5, 0.5),
+        ("cosine", 1.0, 0.0),
+        ("exponential", 1.0, math.exp(-5.0)),
+        ("step", 0.6, 0.1),
+        ("step", 0.9, 0.01),
+        ("linear", 0.25, 0.75),
+        ("one_cycle", 0.3, 1.0),
+        ("stable_decay", 0.85, 0.5),
+    ],
+)
+def test_schedules(schedule: str, done: float, expected: float) -> None:
+    """Each schedule's factor at a point worked out by hand."""
+    config = OptimConfig(schedule=schedule, warmup=0.0)
+    assert factor(config, done) == pytest.approx(expected, abs=1e-9)
+
+
+def test_warm_up_rises_from_nothing_and_every_schedule_ends_within_reason() -> None:
+    """The first steps are gentle; no schedule leaves 0..1."""
+    assert factor(OptimConfig(schedule="constant", warmup=0.1), 0.05) == pytest.approx(0.5)
+    for schedule in SCHEDULES:
+        values = [factor(OptimConfig(schedule=schedule), t / 50) for t in range(51)]
+        assert 0.0 <= min(values) <= max(values) <= 1.0 + 1e-9
+
+
+def test_average_follows_the_weights() -> None:
+    """After the first update with decay 0.5 the average moves by the early rate 1 - 2/11."""
+    layer = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(layer.weight)
+    average = Average(layer, 0.5)
+    torch.nn.init.ones_(layer.weight)
+    average.update(layer)
+    assert float(average.state["weight"]) == pytest.approx(1 - 2 / 11)
+
+
+def test_cross_entropy_with_votes_by_hand() -> None:
+    """Even logits cost ln 2 for two classes, whatever the votes."""
+    loss = Loss(LossConfig(adjust=0.0), torch.ones(2))
+    value = loss(torch.zeros(1, 2), torch.tensor([[0.7, 0.3]]))
+    assert float(value) == pytest.approx(math.log(2))
+
+
+def test_logit_adjustment_by_hand() -> None:
+    """With a prior of 3 to 1 and even logits, the rare class costs ln 4, the frequent ln 4/3."""
+    loss = Loss(LossConfig(adjust=1.0), torch.tensor([3.0, 1.0]))
+    rare = loss(torch.zeros(1, 2), torch.tensor([[0.0, 1.0]]))
+    frequent = loss(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]))
+    assert float(rare) == pytest.approx(math.log(4))
+    assert float(frequent) == pytest.approx(math.log(4 / 3))
+
+
+def test_binary_and_focal_losses_by_hand() -> None:
+    """Even logits: binary 2 ln 2 over two classes; focal with gamma 2 a quarter of ln 2."""
+    even, first = torch.zeros(1, 2), torch.tensor([[1.0, 0.0]])
+    binary = Loss(LossConfig(kind="binary", adjust=0.0), torch.ones(2))
+    focal = Loss(LossConfig(kind="focal", gamma=2.0, adjust=0.0), torch.ones(2))
+    assert float(binary(even, first)) == pytest.approx(2 * math.log(2))
+    assert float(focal(even, first)) == pytest.approx(0.25 * math.log(2))
+
+
+def test_smoothing_spreads_the_target() -> None:
+    """With smoothing 0.5 a certain, right answer still pays for the other class."""
+    logits = torch.tensor([[4.0, 0.0]])
+    log_p = torch.log_softmax(logits, 1)[0]
+    loss = Loss(LossConfig(smoothing=0.5, adjust=0.0), torch.ones(2))
+    expected = -(0.75 * log_p[0] + 0.25 * log_p[1])
+    assert float(loss(logits, torch.tensor([[1.0, 0.0]]))) == pytest.approx(float(expected))
+
+
+def test_class_weights_are_capped() -> None:
+    """Sizes 1000, 500 and 1 give inverse weights 1 : 2 : 4 with a cap of four."""
+    weights = class_weights(torch.tensor([1000.0, 500.0, 1.0]), "inverse", 4.0)
+    np.testing.assert_allclose((weights / weights[0]).numpy(), [1, 2, 4], rtol=1e-5)
+    assert float(weights.mean()) == pytest.approx(1.0)
+
+
+def test_l1_penalty_counts_matrices_only() -> None:
+    """A linear layer of four twos costs 8 times the factor; its bias is free."""
+    layer = torch.nn.Linear(2, 2)
+    torch.nn.init.constant_(layer.weight, 2.0)
+    torch.nn.init.constant_(layer.bias, 9.0)
+    assert float(Loss(LossConfig(l1=0.5), torch.ones(2)).penalty(layer).detach()) == 4.0
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: recipe("magic"),
+        lambda: Loss(LossConfig(kind="magic"), torch.ones(2)),
+        lambda: class_weights(torch.ones(2), "magic", 4.0),
+        lambda: build_optimizer(torch.nn.Linear(1, 1), OptimConfig(name="magic")),
+        lambda: factor(OptimConfig(schedule="magic"), 0.5),
+    ],
+)
+def test_unknown_names_are_refused(make: object) -> None:
+    """Each error names the word that is wrong and the choices."""
+    assert callable(make)
+    with pytest.raises(ConfigError, match=r"'magic'.*choose"):
+        make()
