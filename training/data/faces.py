@@ -91,6 +91,10 @@ class FaceSet:
         """Return the same faces with eyes and boxes as a detector found them."""
         return replace(self, eyes_N22=eyes_N22, boxes_N4=boxes_N4)
 
+    def named(self, name_N: NDArray[np.str_], group_N: NDArray[np.str_]) -> FaceSet:
+        """Return the same faces under other names and in other groups."""
+        return replace(self, name_N=name_N, group_N=group_N)
+
     @staticmethod
     def of(images_NHW: U8, labels_N: NDArray[np.int64], split_N: NDArray[np.str_]) -> FaceSet:
         """Build a set of singly labelled faces, each a group of its own."""

@@ -1,0 +1,114 @@
+"""Importer of pictures in a folder a class, as RAF-DB, ExpW and AffectNet are mostly passed on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from streamer import preprocess
+from streamer.errors import ConfigError
+from training.data.faces import CLASSES, SPLITS, FaceSet
+from training.data.packed import CKPLUS_NAMES
+from training.data.splits import by_group
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from streamer.stages import Detector
+    from streamer.types import U8
+
+__all__ = ["WORDS", "read_folders"]
+
+WORDS = {
+    **CKPLUS_NAMES,
+    **{name: name for name in CLASSES},
+    "happyness": "happiness",
+    "surprised": "surprise",
+    "disgusted": "disgust",
+    "fearful": "fear",
+    "scared": "fear",
+}
+"""Folder names that are understood, in lower case."""
+_PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".pgm")
+_SPLIT_WORDS = {"train": "train", "training": "train", "val": "valid", "valid": "valid"}
+_SPLIT_WORDS |= {"validation": "valid", "test": "test", "testing": "test"}
+
+
+def read_folders(
+    folder: Path,
+    *,
+    size_px: int = 48,
+    detector: Detector | None = None,
+    shares: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    seed: int = 0,
+) -> FaceSet:
+    """Read ``folder/<class>/picture`` or ``folder/<split>/<class>/picture``.
+
+    A picture's group is its name up to the first underscore where there is one (subject_take.png),
+    so that a person is not cut by a split; otherwise each picture is a group of its own.
+
+    Args:
+        folder: the corpus.
+        size_px: side of the crops.
+        detector: where given, the first face of each picture is cut as the daemon does, and a
+            picture without one is left out; otherwise pictures are taken to be faces and resized.
+        shares: of train, valid and test where the folder has no splits of its own.
+        seed: of that split.
+
+    Raises:
+        ConfigError: when no folder is named after a class, or a picture cannot be read.
+    """
+    images: list[U8] = []
+    labels: list[int] = []
+    splits: list[str] = []
+    names: list[str] = []
+    for path, split, label in _pictures(folder):
+        crop = _read(path, size_px, detector)
+        if crop is not None:
+            images.append(crop)
+            labels.append(label)
+            splits.append(split)
+            names.append(path.relative_to(folder).as_posix())
+    if not images:
+        raise ConfigError(
+            f"{folder}: no face in any folder named after a class; expected folders such as "
+            f"{', '.join(CLASSES)}, directly or under {', '.join(SPLITS)}"
+        )
+    groups = np.array([_group(name) for name in names], np.str_)
+    split_N = np.array(splits, np.str_)
+    if not any(splits):
+        split_N = by_group(groups, np.array(labels), shares, seed)
+    faces = FaceSet.of(np.stack(images), np.array(labels, np.int64), split_N)
+    return faces.named(np.array(names, np.str_), groups)
+
+
+def _pictures(folder: Path) -> Iterator[tuple[Path, str, int]]:
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in _PICTURES:
+            above = [part.lower() for part in path.relative_to(folder).parts[:-1]]
+            if above and above[-1] in WORDS:
+                split = next((_SPLIT_WORDS[p] for p in above[:-1] if p in _SPLIT_WORDS), "")
+                yield path, split, CLASSES.index(WORDS[above[-1]])
+
+
+def _group(name: str) -> str:
+    stem = name.rpartition("/")[2].rpartition(".")[0]
+    subject, mark, _ = stem.partition("_")
+    return subject if mark else name
+
+
+def _read(path: Path, size_px: int, detector: Detector | None) -> U8 | None:
+    picture = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    if picture is None:
+        raise ConfigError(f"{path}: not a readable picture; remove it or save it again")
+    luma = np.asarray(picture, np.uint8)
+    if detector is None:
+        small = cv2.resize(luma, (size_px, size_px), interpolation=cv2.INTER_AREA)
+        return np.asarray(small, np.uint8)
+    found = detector.detect(luma)
+    if len(found) == 0:
+        return None
+    return preprocess.crop(luma, found.eyes_N22[0], found.boxes_N4[0], size_px)
