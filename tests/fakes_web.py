@@ -133,8 +133,9 @@ class FakeFeed:
     """Draws moving faces for some cameras and hands them to the live view, ten times a second."""
 
     def __init__(self, live: LiveView, cameras: Mapping[str, int]) -> None:
-        self._live = live
+        self.live = live
         self.faces = dict(cameras)
+        self._index = {camera: index for index, camera in enumerate(cameras)}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="fake-feed")
         self.seq = 0
@@ -151,10 +152,11 @@ class FakeFeed:
     def _run(self) -> None:
         while not self._stop.wait(0.1):
             self.seq += 1
-            for index, (camera, faces) in enumerate(list(self.faces.items())):
+            for camera, faces in list(self.faces.items()):
+                index = self._index[camera]
                 readings = [_moving(self.seq, index, face) for face in range(faces)]
                 picture = Drawing(_drawn(readings, index))
-                self._live.offer(frame(camera, self.seq, picture), readings)
+                self.live.offer(frame(camera, self.seq, picture), readings)
 
 
 def _moving(seq: int, camera: int, face: int) -> FakeReading:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Guard"]
 
-_OPEN_PATHS: Final = frozenset({"/livez", "/readyz", "/login", "/static/style.css"})
+_OPEN_PATHS: Final = frozenset(
+    {"/livez", "/readyz", "/login", "/static/style.css", "/static/icon.svg"}
+)
 """Answered without a token: probes of an orchestrator carry none and learn only names of workers;
 the login page must be had by whoever has yet to log in."""
 
