@@ -18,11 +18,13 @@ JUMP_S: Final = 1.0
 by less, and clocks that are set move by more (cameras without NTP: hours)."""
 LATE_FOR_S: Final = 5.0
 """A stream this long behind its own time stamps does not catch up: a longer one is no backlog."""
-CREEP: Final = 1e-3
+CREEP: Final = 2e-4
 """How fast a growing delay is taken for drift, s/s; quartz drifts by less than 1e-4 s/s."""
 PLAUSIBLE_S: Final = 600.0
 """A camera's wall clock is believed within ten minutes of the host's; without NTP it is years
 off."""
+LEAST_STEP_S: Final = 1e-6
+"""No camera is quicker than a frame a microsecond, and equal times would divide by zero."""
 USUAL_STEP_S: Final = 1 / 25
 """The distance of frames until one has been measured (PAL; only a file's first frames need it)."""
 GAP_S: Final = 10.0
@@ -68,8 +70,7 @@ class LiveTimeline:
             media_s = arrival_s if waited_s is None else self._media_s + waited_s
         else:
             media_s = self._follow(pts_s, arrival_s)
-        # a frame a microsecond: no camera is quicker, and equal times would divide by zero
-        self._media_s = max(media_s, self._media_s + 1e-6)
+        self._media_s = max(media_s, self._media_s + LEAST_STEP_S)
         self._arrival_s = arrival_s
         return self._media_s
 
@@ -138,7 +139,7 @@ class FileTimeline:
         if pts_s is None or self._pts_s is None:
             return self._step_s
         step_s = pts_s - self._pts_s
-        if not 0 < step_s < GAP_S:
+        if not LEAST_STEP_S <= step_s < GAP_S:
             self.jumps += 1
             return self._step_s
         self._step_s = step_s
