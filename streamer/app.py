@@ -20,8 +20,8 @@ from streamer import config as configuration
 from streamer.capture import open_source
 from streamer.clock import SystemClock
 from streamer.compute import ComputeLoop
-from streamer.errors import ConfigError
-from streamer.events import DaemonStarted, DaemonStopping, Event
+from streamer.errors import ConfigError, SourceReason
+from streamer.events import CameraOffline, DaemonStarted, DaemonStopping, Event
 from streamer.feed import CameraFeed
 from streamer.mailbox import Mailbox
 from streamer.metrics import Metrics
@@ -105,14 +105,14 @@ class Service:
                 "purpose_not_declared", do="set [purpose] declared: why faces are read here"
             )
         self._web.start()
+        self._publisher.start()
+        self._ready["sockets"] = True
         models = self._models = load_models(config)
         self._ready |= {"bundle": True, "engines": True}
         self._metrics.build_info.info({"version": __version__})
         self._metrics.bundle_info.info({"bundle": models.bundle.identity})
         for stage, engine in models.engines.items():
             self._metrics.engine_info.labels(stage).info({"engine": engine})
-        self._publisher.start()
-        self._ready["sockets"] = True
         pipeline = make_pipeline(
             config, models, sink=self._publisher, metrics=self._metrics, viewers=[self, self._live]
         )
@@ -144,7 +144,9 @@ class Service:
         def left_s() -> float:
             return max(0.05, end_s - time.monotonic())
 
-        log.info("daemon_stopping", reason=reason)
+        started = self._ready["cameras"]
+        if started:
+            log.info("daemon_stopping", reason=reason)
         overrun = []
         feeds = list(self._feeds.values())
         for feed in feeds:
@@ -154,14 +156,15 @@ class Service:
             log.info("cameras_left_waiting", cameras=waiting)
         if self._compute is not None and not self._compute.stop(left_s() / 2):
             overrun.append("compute")
-        if self._ready["sockets"]:
+        if started:
             self._publisher.emit(Event(data=DaemonStopping(reason=reason)))
         for name, stop in (("publish", self._publisher.stop), ("web", self._web.stop)):
             if not stop(left_s()):
                 overrun.append(name)
         if self._models is not None and not overrun:
             self._models.close()
-        log.info("daemon_stopped", reason=reason)
+        if started:
+            log.info("daemon_stopped", reason=reason)
         return tuple(overrun)
 
     def reload(self) -> None:
@@ -179,6 +182,8 @@ class Service:
         for name, options in present.items():
             if wanted.get(name) != options:
                 self._remove(name)
+            if name not in wanted:
+                self._metrics.remove_camera(name)
         for name, options in wanted.items():
             if present.get(name) != options:
                 self._add(options)
@@ -279,7 +284,9 @@ class Service:
         feed.stop()
         feed.join(_patience_s(feed.options))
         if self._compute is not None:
-            self._compute.detach(name)
+            reason = SourceReason.STOPPED.value
+            self._compute.tell(CameraOffline(camera=name, reason=reason, detail="removed"))
+            self._compute.detach(name, STUCK_S)
         self._records.pop(name)
         self._live.forget(name)
 

@@ -197,6 +197,35 @@ def bundle_verify(
     bundle_view.verify(bundle.load(bundle.path_of(path)), Console())
 
 
+@keys_app.command("generate")
+def keys_generate(
+    name: Annotated[str, typer.Argument(help="Whose keys: the daemon's or one subscriber's.")],
+    folder: Annotated[
+        Path, typer.Option("--folder", metavar="DIR", help="Where to write both files.")
+    ] = Path(),
+) -> None:
+    """Make a key pair: NAME.key is public, NAME.key_secret is for its owner alone.
+
+    The daemon needs its own secret file (publish.server_secret_key) and a folder of the
+    subscribers' public ones (publish.authorized_keys); a subscriber needs its secret file and the
+    daemon's public one.
+    """
+    from streamer import keys
+
+    public, secret = keys.generate(folder, name)
+    typer.echo(f"public: {public}\nsecret: {secret}")
+
+
+@keys_app.command("show")
+def keys_show(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="A key file.")],
+) -> None:
+    """Print the public key of a key file."""
+    from streamer import keys
+
+    typer.echo(keys.load_public(path).decode())
+
+
 def main() -> None:
     """Run the command line; an expected error is one line on stderr and its exit code."""
     try:
