@@ -36,6 +36,8 @@ __all__ = ["WIDTHS_PX", "FrameMessage", "LiveView", "StatusMessage", "Wanted", "
 
 WIDTHS_PX: Final = (320, 640, 960, 1280)
 """Widths a watcher may ask for; a closed set, so that watchers share what is encoded."""
+_MAX_WATCHERS: Final = 32
+"""Open streams: 32 of 640 px at 10 fps and 30 kB a picture are 75 Mbit/s a camera."""
 _STATUS_S: Final = 1.0
 """Between two reports on the cameras; also how soon a watcher notices that the server is gone."""
 _MAX_FPS: Final = 15.0
@@ -139,6 +141,11 @@ class LiveView:
         self._encoded: dict[tuple[str, bool, int], tuple[int, asyncio.Future[bytes]]] = {}
         self._pool: ThreadPoolExecutor | None = None
         self._closed = False
+
+    @property
+    def full(self) -> bool:
+        """Whether as many watch as can be served."""
+        return len(self._watchers) >= _MAX_WATCHERS
 
     def offer(self, frame: Frame, readings: Sequence[Reading]) -> None:
         """Take one analysed frame; returns at once, and keeps no picture while nobody watches.

@@ -158,6 +158,8 @@ class _Site:
             pictures=query.get("pictures", "1") != "0",
             width_px=int(width),
         )
+        if self._live.full:
+            raise HTTPException(503, "as many watch as can be served; try again later")
         if request.method == "HEAD":
             return Response(media_type=_Stream.media_type)
         return _Stream(self._live.watch(wanted, self._status))

@@ -31,9 +31,7 @@ __all__ = ["WebServer"]
 
 _BACKLOG: Final = 64
 _MAX_CONNECTIONS: Final = 128
-"""Open connections in all, watchers among them; a dozen viewers and scrapers are usual."""
-_MAX_REQUESTS: Final = 64
-"""Requests in progress before new ones get 503; half of the connections stay for probes."""
+"""Open connections in all; watchers may hold a quarter of them, so that probes find room."""
 _MAX_HEAD: Final = 16 << 10
 """Bytes of a request's line and headers (h11's own default)."""
 _UNSENT: Final = 64 << 10
@@ -157,7 +155,6 @@ class WebServer:
             proxy_headers=False,
             server_header=False,
             backlog=_BACKLOG,
-            limit_concurrency=_MAX_REQUESTS,
             timeout_keep_alive=max(1, int(options.idle_s)),
             h11_max_incomplete_event_size=_MAX_HEAD,
             callback_notify=self._stamp,

@@ -411,6 +411,13 @@ def test_tls(tmp_path: Path) -> None:
         assert answer.status == 303
         assert "Secure" in str(answer.getheader("set-cookie"))
         connection.close()
+    with serving(tls_cert=cert, tls_key=key) as site:
+        plain = socket.create_connection(("127.0.0.1", site.port), timeout=5)
+        silent = context.wrap_socket(plain, server_hostname="127.0.0.1")
+        begun = time.monotonic()
+        assert site.server.stop(2.0)  # though the peer does not say that it closes
+        assert time.monotonic() - begun < 2
+        silent.close()
     with pytest.raises(ConfigError, match="expected PEM files that belong together"):
         serving(tls_cert=key, tls_key=cert).__enter__()
     with pytest.raises(ConfigError, match="No such file"):

@@ -283,6 +283,21 @@ def test_watchers_come_and_go(site: Site) -> None:
     assert not site.live._encoded
 
 
+def test_the_number_of_watchers_is_bounded(site: Site) -> None:
+    """One more than can be served is told so, and the health checks still answer."""
+    watchers = [Watcher(site.port) for _ in range(32)]
+    site.until_watched(32)
+    connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=10)
+    for path, status in (("/api/live", 503), ("/livez", 200)):
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        assert (answer.status, answer.read() != b"") == (status, True)
+    connection.close()
+    for watcher in watchers:
+        watcher.close()
+    site.until_watched(0)
+
+
 def test_frames_offered_after_the_end_do_no_harm() -> None:
     """The pipeline may hand over a frame while the server stops."""
     with serving() as site, watching(site):

@@ -130,10 +130,13 @@ export class Tile {
   #box(paint, face, scale, ratio, width) {
     const [x1, y1, x2, y2] = face.box.map((value) => value * scale);
     const colour = colourOf(face.label, true);
-    paint.lineWidth = 2.5 * ratio;
-    paint.strokeStyle = colour;
     paint.beginPath();
     paint.roundRect(x1, y1, x2 - x1, y2 - y1, 8 * ratio);
+    paint.lineWidth = 5 * ratio; // a dark rim, so that the box stands out from any picture
+    paint.strokeStyle = "rgb(10 12 18 / 60%)";
+    paint.stroke();
+    paint.lineWidth = 2.5 * ratio;
+    paint.strokeStyle = colour;
     paint.stroke();
     const best = Math.max(0, ...Object.values(face.probabilities));
     const sure = best > 0 && face.label !== "unknown";
