@@ -195,6 +195,7 @@ class MediaSource:
         self._packets = container.demux(stream)
         self._decoded: deque[VideoFrame] = deque()
         self._synced = False
+        self._key_pts: int | None = None  # of the first keyframe that was decoded
         self._broken = 0
 
     def _next_packet(self) -> Packet[VideoStream]:
@@ -251,6 +252,8 @@ class MediaSource:
             if self._broken >= MAX_BROKEN:
                 raise _failed(self._options, error, 0.0, self._options.read_timeout_s) from None
             return
+        if packet.is_keyframe and not packet.is_corrupt and self._key_pts is None:
+            self._key_pts = packet.pts
         if pictures:
             self._broken = 0
             self._decoded.extend(pictures)
@@ -260,12 +263,17 @@ class MediaSource:
             self._on_discard(DiscardReason.CORRUPT)
             return False
         if not self._synced:
-            if not picture.key_frame:
+            if not (picture.key_frame or self._follows_key(picture)):
                 self._on_discard(DiscardReason.BEFORE_KEYFRAME)
                 return False
             self._synced = True
         self._clean_ns = self.last_packet_ns
         return True
+
+    def _follows_key(self, picture: VideoFrame) -> bool:
+        """Tell whether a keyframe was decoded that is not shown, as where a clip was cut."""
+        pts, key_pts = picture.pts, self._key_pts
+        return pts is not None and key_pts is not None and pts >= key_pts
 
     def _frame(self, picture: VideoFrame) -> Frame:
         times = self._live_times if self.info.live else self._file_times
