@@ -147,13 +147,8 @@ class Service:
         started = self._ready["cameras"]
         if started:
             log.info("daemon_stopping", reason=reason)
+        self._stop_feeds(left_s() / 2)
         overrun = []
-        feeds = list(self._feeds.values())
-        for feed in feeds:
-            feed.stop()
-        waiting = [feed.camera for feed in feeds if not feed.join(left_s() / 2)]
-        if waiting:  # each within its own deadline for a camera that says nothing: no failure
-            log.info("cameras_left_waiting", cameras=waiting)
         if self._compute is not None and not self._compute.stop(left_s() / 2):
             overrun.append("compute")
         if started:
@@ -278,6 +273,16 @@ class Service:
         self._records[options.camera] = record
         self._feeds[options.camera] = feed
         feed.start()
+
+    def _stop_feeds(self, timeout_s: float) -> None:
+        """Stop all captures at once; a camera that says nothing holds its thread a while longer."""
+        end_s = time.monotonic() + timeout_s
+        feeds = list(self._feeds.values())
+        for feed in feeds:
+            feed.stop()
+        late = [feed.camera for feed in feeds if not feed.join(max(0, end_s - time.monotonic()))]
+        if late:  # each is within its own deadline, so this is no failure
+            log.info("cameras_left_waiting", cameras=late)
 
     def _remove(self, name: str) -> None:
         feed = self._feeds.pop(name)
