@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from streamer.events import CameraOffline, Event
 from streamer.metrics import DropReason
+from streamer.pace import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["Analysis", "ComputeLoop"]
 
 _IDLE_S = 0.5  # without any frame the loop still shows progress twice a second
-_EARLY = 0.1  # share of a period by which a frame may come before its time: time stamps jitter
 
 
 class Analysis(Protocol):
@@ -59,12 +59,13 @@ class ComputeLoop:
         self, pipeline: Analysis, *, fps: float, sink: Sink, metrics: Metrics, clock: Clock
     ) -> None:
         self._pipeline = pipeline
-        self._period_s = 1.0 / fps if fps else 0.0
+        self._fps = fps
         self._sink = sink
         self._metrics = metrics
         self._clock = clock
         self.ready = threading.Condition()
         self._mailboxes: dict[str, Mailbox] = {}
+        self._paces: dict[str, Pace] = {}
         self._orders: deque[Callable[[], None]] = deque()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="compute", daemon=True)
@@ -74,9 +75,16 @@ class ComputeLoop:
         """Analyse a camera's frames from now on; from any thread."""
         self._order(lambda: self._attach(camera, mailbox))
 
-    def detach(self, camera: str) -> None:
-        """Forget a camera whose feed has stopped, and end its tracks; from any thread."""
+    def detach(self, camera: str, timeout_s: float) -> bool:
+        """Forget a camera whose feed has stopped, and end its tracks; from any other thread.
+
+        Returns:
+            Whether it was done within the time.
+        """
+        done = threading.Event()
         self._order(lambda: self._detach(camera))
+        self._order(done.set)
+        return done.wait(timeout_s)
 
     def tell(self, notice: CameraOnline | CameraOffline) -> None:
         """Tell a camera's change of state, in order with its faces; from any thread."""
@@ -117,15 +125,15 @@ class ComputeLoop:
 
     def _take_due(self) -> list[Frame]:
         frames = []
-        for mailbox in self._mailboxes.values():
-            frame = mailbox.take() if mailbox.due else None
-            if frame is None:
-                continue
+        for camera, mailbox in self._mailboxes.items():
+            with self.ready:  # a reader must not see the slot free before it is known what is due
+                frame = mailbox.take() if mailbox.due else None
+                if frame is None:
+                    continue
+                pace = self._paces[camera]
+                pace.take(frame.media_s)
+                mailbox.due_s = pace.due_s
             frames.append(frame)
-            due_s = mailbox.due_s + self._period_s
-            if not frame.media_s < due_s:  # at first, after a pause, from a slow camera
-                due_s = frame.media_s + (1.0 - _EARLY) * self._period_s
-            mailbox.due_s = due_s
         return frames
 
     def _order(self, order: Callable[[], None]) -> None:
@@ -139,6 +147,7 @@ class ComputeLoop:
 
     def _attach(self, camera: str, mailbox: Mailbox) -> None:
         self._mailboxes[camera] = mailbox
+        self._paces[camera] = Pace(self._fps)
 
     def _tell(self, notice: CameraOnline | CameraOffline) -> None:
         if isinstance(notice, CameraOffline):
@@ -150,6 +159,7 @@ class ComputeLoop:
         self._pipeline.forget(camera)
         self._discard(camera)
         self._mailboxes.pop(camera, None)
+        self._paces.pop(camera, None)
 
     def _discard(self, camera: str) -> None:
         """Count what was captured and will not be analysed any more."""
