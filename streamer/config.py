@@ -100,7 +100,7 @@ class Tracker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """``[tracker]``: ages of tracks in seconds of media time."""
 
     confirm_s: Annotated[float, Meta(ge=0, le=60)] = 0.2
-    lost_s: _Seconds = 1.5
+    lost_s: _Seconds = 2.0
 
 
 class Engine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -143,7 +143,11 @@ def make_pipeline(
 ) -> Pipeline:
     """Put a pipeline together; several may share the models, each with its own tracks."""
     manifest = models.bundle.manifest
-    track_options = TrackOptions(confirm_s=config.tracker.confirm_s, lost_s=config.tracker.lost_s)
+    track_options = TrackOptions(
+        confirm_s=config.tracker.confirm_s,
+        lost_s=config.tracker.lost_s,
+        start_score=config.detector.score,
+    )
     lane_options = LaneOptions(
         classes=tuple(manifest.classes),
         bundle=models.bundle.identity,

@@ -61,15 +61,15 @@ class TrackOptions:
     """
 
     confirm_s: float = 0.2
-    lost_s: float = 1.5
+    lost_s: float = 2.0
     start_score: float = 0.6
     first_id: int = 1
     measure: float = 0.06
-    measure_size: float = 0.1
+    measure_size: float = 0.14
     speed: float = 2.0
     speed_size: float = 0.3
     fade_s: float = 2.0
-    gate: float = 4.0
+    gate: float = 3.0
 
 
 @dataclass(slots=True)

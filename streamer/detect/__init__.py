@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Choice", "choose"]
 
+_CONTINUE = 2 / 3
+"""Share of the score that does for a face that is known already: over six real clips 0.4 instead of
+0.6 gave 687 sightings in 17 tracks instead of 654 in 16 (YuNet at 480 pixels, 2026-11)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
@@ -53,7 +57,8 @@ def choose(
         mirror: a folder or address to fetch them from before the vendor's own.
         offline: do not ask the network.
         input_px: the picture's longer side as YuNet sees it; MediaPipe's is fixed by its model.
-        score: least confidence of a face, 0..1.
+        score: least confidence of a face that is new, 0..1; the detector also returns less
+            confident ones, for the tracker to continue faces that it knows.
         threads: threads of one inference of YuNet; MediaPipe's are fixed.
         report: told in one line what each source of a file said.
 
@@ -66,6 +71,7 @@ def choose(
         asset = assets.ASSETS[name]
         return assets.install(asset, folder, mirror=mirror, offline=offline, report=report)
 
+    score *= _CONTINUE
     why = "as configured"
     if backend != "mediapipe":
         try:
