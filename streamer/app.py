@@ -344,6 +344,8 @@ def capture_options(camera: Camera) -> CaptureOptions:
         transport=camera.transport,
         open_timeout_s=camera.open_timeout_s,
         read_timeout_s=camera.read_timeout_s,
+        tls_verify=camera.tls_verify,
+        ca_file=camera.tls_ca,
     )
 
 

@@ -52,6 +52,8 @@ class Camera(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         credentials: name of a systemd credential, or path of a file, that holds ``user:password``.
         open_timeout_s: deadline for connecting and for the first picture.
         read_timeout_s: deadline for each further picture; a stall is noticed this late.
+        tls_verify: refuse a certificate that nobody vouches for; most cameras sign their own.
+        tls_ca: PEM file of those who may vouch; empty: the system's.
     """
 
     name: _Name
@@ -62,6 +64,8 @@ class Camera(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     credentials: str = ""
     open_timeout_s: _Seconds = 5.0
     read_timeout_s: _Seconds = 4.0
+    tls_verify: bool = False
+    tls_ca: str = ""
 
 
 class Analysis(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
