@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -179,16 +180,20 @@ def _graph(model: nn.Module, inputs: dict[str, Tensor], outputs: list[str], path
     """Export with a free number of rows; the row axis is the second one of h and c."""
     rows = torch.export.Dim("N", min=1, max=4096)
     axes = {name: {1 if name in ("h", "c") else 0: rows} for name in inputs}
-    program = torch.onnx.export(
-        model.eval(),
-        tuple(inputs.values()),
-        dynamo=True,
-        opset_version=OPSET,
-        input_names=list(inputs),
-        output_names=outputs,
-        dynamic_shapes=tuple(axes.values()),
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        # The exporter's own use of what torch deprecates, and its renaming of equal axes.
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.filterwarnings("ignore", message=".*axis name.*", category=UserWarning)
+        program = torch.onnx.export(
+            model.eval(),
+            tuple(inputs.values()),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(inputs),
+            output_names=outputs,
+            dynamic_shapes=tuple(axes.values()),
+            verbose=False,
+        )
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program")
     graph = program.model_proto

@@ -18,7 +18,7 @@ from training.optim import OptimConfig
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["RECIPES", "TrainConfig", "config_from", "recipe", "to_plain"]
+__all__ = ["RECIPES", "TrainConfig", "changed", "config_from", "recipe", "to_plain"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +88,28 @@ def recipe(name: str) -> TrainConfig:
     if name not in RECIPES:
         raise ConfigError(f"recipe {name!r} does not exist; choose one of {', '.join(RECIPES)}")
     return RECIPES[name]()
+
+
+def changed(config: TrainConfig, changes: list[str]) -> TrainConfig:
+    """Apply changes such as ``optim.lr=0.001`` or ``model.widths=[32,64,128]``.
+
+    Raises:
+        ConfigError: when a key does not exist or a value does not fit it.
+    """
+    plain = to_plain(config)
+    for change in changes:
+        path, mark, text = change.partition("=")
+        *above, key = path.split(".")
+        node: Any = plain
+        for part in above:
+            node = node.get(part) if isinstance(node, dict) else None
+        if not mark or not isinstance(node, dict) or key not in node:
+            raise ConfigError(f"--set {change}: no such value; keys are those of TrainConfig")
+        try:
+            node[key] = msgspec.json.decode(text)
+        except msgspec.DecodeError:
+            node[key] = text  # a bare word
+    return config_from(plain)
 
 
 def to_plain(config: TrainConfig) -> dict[str, Any]:

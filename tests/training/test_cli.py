@@ -1,0 +1,111 @@
+"""The command line as a user meets it: a whole small life of a model, and mistakes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from streamer import bundle as bundles
+from training import cli
+from training.data import cache
+from training.export import OnnxFile
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from training.data.faces import FaceSet
+
+
+def train(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """Run ``streamer-train`` in this process; return its exit code and what it printed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["streamer-train", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    said = capsys.readouterr()
+    return int(ended.value.code or 0), said.out, said.err
+
+
+def test_fit_resume_evaluate_export(
+    tmp_path: Path, faces: FaceSet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From a cache to a bundle that the daemon's own checks accept."""
+    data, run = tmp_path / "faces.npz", tmp_path / "run"
+    cache.save(data, faces, [])
+    options = ("--data", str(data), "--recipe", "smoke", "--out", str(run), "--threads", "1")
+    code, _, errors = train("fit", *options, "--set", "epochs=1", capsys=capsys)
+    assert code == 0, errors
+    code, said, errors = train("fit", *options, "--resume", capsys=capsys)
+    assert code == 0, errors
+    assert json.loads(said.splitlines()[-1])["epoch"] == 2
+
+    scored = tmp_path / "scores.json"
+    best, given = str(run / "best.pt"), ("--data", str(data), "--threads", "1")
+    code, _, errors = train("evaluate", best, *given, "--out", str(scored), capsys=capsys)
+    assert code == 0, errors
+    scores = json.loads(scored.read_text())
+    assert [row["framing"] for row in scores] == ["as published", "eye-aligned"]
+    assert scores[0]["scores"]["n"] == 32
+
+    more = ("--unseen", f"other={data}", "--stills", "16", "--name", "small")
+    out = tmp_path / "bundle"
+    code, _, errors = train("export", best, *given, *more, "--out", str(out), capsys=capsys)
+    assert code == 0, errors
+    bundle = bundles.load(out)
+    worst = bundles.verify_parity(
+        bundle, OnnxFile(bundle.features_path), OnnxFile(bundle.temporal_path)
+    )
+    assert worst < 1e-4
+    measured = {(m.dataset, m.name) for m in bundle.manifest.metrics}
+    assert {("FER+", "uar"), ("other", "accuracy")} <= measured
+    assert all(m.date and m.split for m in bundle.manifest.metrics)
+    assert "One seed" in (out / bundles.MODEL_CARD).read_text()
+
+
+def test_help_needs_no_heavy_library(tmp_path: Path) -> None:
+    """The command line starts without torch, OpenCV or SciPy."""
+    code = (
+        "import sys, training.cli; "
+        "print({'torch', 'cv2', 'scipy', 'onnxruntime', 'matplotlib'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("fit", "--data", "none.npz", "--out", "run"), "none.npz: no such file"),
+        (("fit", "--data", "none.npz", "--out", "run", "--recipe", "x"), "recipe 'x'"),
+        (("fit", "--data", "n.npz", "--out", "run", "--set", "optim.magic=1"), "no such value"),
+        (("data", "import", "magic", ".", "--out", "c.npz"), "format 'magic' is not known"),
+        (("evaluate", "none.pt", "--data", "none.npz"), "none.pt"),
+    ],
+)
+def test_mistakes_are_one_line(
+    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A wrong option ends with 78 and one line that names it, without a traceback."""
+    code, _, errors = train(*arguments, capsys=capsys)
+    assert code == 78
+    assert message in errors
+    assert len(errors.strip().splitlines()) == 1
+
+
+def test_module_is_the_command(tmp_path: Path) -> None:
+    """``python -m training`` ends like ``streamer-train``."""
+    done = subprocess.run(
+        [sys.executable, "-m", "training", "data", "import", "magic", ".", "--out", "c.npz"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 78
+    assert "format 'magic' is not known" in done.stderr

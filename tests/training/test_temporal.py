@@ -1,0 +1,157 @@
+"""The temporal head: stepping equals the sequence, rows never mix, and it learns from clips."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from training.augment import framings
+from training.model import FaceNet
+from training.recipes import recipe
+from training.sequences import SequenceConfig, blend, fit_head, read_clips, render
+from training.smoothing import best_average, ema, judge
+from training.temporal import TemporalConfig, TemporalHead
+
+if TYPE_CHECKING:
+    from training.data.faces import FaceSet
+
+
+def trained_looking(layers: int) -> TemporalHead:
+    """Return a head whose correction is not zero."""
+    torch.manual_seed(1)
+    head = TemporalHead(TemporalConfig(layers=layers, units=7), nn.Linear(5, 3)).eval()
+    nn.init.normal_(head.correction.weight)
+    return head
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_stepping_equals_the_sequence(layers: int) -> None:
+    """PyTorch's LSTM over a sequence and our plain step from zeros give the same logits."""
+    head = trained_looking(layers)
+    x = torch.randn(4, 6, 5)
+    with torch.no_grad():
+        whole = head(x)
+        h = c = torch.zeros(layers, 4, 7)
+        for t in range(6):
+            logits, h, c = head.step(x[:, t], h, c)
+            torch.testing.assert_close(logits, whole[:, t], atol=1e-5, rtol=1e-5)
+
+
+def test_packed_sequences_ignore_what_follows_their_end() -> None:
+    """A short row gives the same logits alone and padded with rubbish in a batch."""
+    head = trained_looking(1)
+    x = torch.randn(2, 6, 5)
+    with torch.no_grad():
+        packed = head(x, torch.tensor([3, 6]))
+        alone = head(x[:1, :3])
+    torch.testing.assert_close(packed[0, :3], alone[0], atol=1e-5, rtol=1e-5)
+
+
+def test_rows_do_not_mix() -> None:
+    """Changing one row leaves every other row's logits as they were."""
+    head = trained_looking(1)
+    x = torch.randn(3, 4, 5)
+    other = x.clone()
+    other[1] += 5.0
+    with torch.no_grad():
+        before, after = head(x), head(other)
+    torch.testing.assert_close(before[[0, 2]], after[[0, 2]])
+    assert not torch.allclose(before[1], after[1])
+
+
+def test_untrained_head_is_the_frame_classifier() -> None:
+    """The residual skip starts from the classifier's own logits."""
+    classifier = nn.Linear(5, 3)
+    head = TemporalHead(TemporalConfig(units=4), classifier).eval()
+    x = torch.randn(2, 3, 5)
+    with torch.no_grad():
+        torch.testing.assert_close(head(x), classifier(x))
+
+
+def test_rendered_clips_move_slowly_and_stay_in_range(faces: FaceSet) -> None:
+    """Neighbouring frames differ less than distant ones; values stay within 0..1."""
+    config = SequenceConfig(steps=12, spoiled=0.0)
+    some = faces.rows(np.arange(16))
+    random = torch.Generator().manual_seed(0)
+    clips = render(torch.from_numpy(some.images_NHW), framings(some), config, random)
+    assert clips.shape == (16, 12, 1, 48, 48)
+    assert 0.0 <= float(clips.min()) <= float(clips.max()) <= 1.0
+    near = (clips[:, 1:] - clips[:, :-1]).abs().mean()
+    far = (clips[:, 6:] - clips[:, :-6]).abs().mean()
+    assert float(near) < float(far)
+
+
+def test_blend_goes_from_one_clip_to_another() -> None:
+    """With change certain and nothing dropped, targets follow what is shown."""
+    config = SequenceConfig(change=1.0, dropped=0.0, ramp=2)
+    features = torch.arange(4.0)[:, None, None].expand(4, 10, 3)
+    random = torch.Generator().manual_seed(2)
+    x, wanted = blend(features, torch.eye(4), torch.arange(4), config, random)
+    torch.testing.assert_close(x[:, 0, 0], torch.arange(4.0))
+    torch.testing.assert_close(wanted.sum(-1), torch.ones(4, 10))
+    # Features here are the clip's number, so the target's mean number must follow them.
+    torch.testing.assert_close((wanted * torch.arange(4.0)).sum(-1), x[..., 0])
+
+
+def test_head_learns_to_see_through_noise() -> None:
+    """On noisy features of a constant class the head beats the frame classifier."""
+    torch.manual_seed(0)
+    net = FaceNet(replace(recipe("smoke").model, features=8)).eval()
+    with torch.no_grad():
+        net.classifier.weight.copy_(2.0 * torch.eye(8))
+        net.classifier.bias.zero_()
+    labels = torch.arange(256) % 8
+    clips = nn.functional.one_hot(labels, 8).float()[:, None] + 1.5 * torch.randn(256, 16, 8)
+    config = SequenceConfig(
+        head=TemporalConfig(units=24, dropout=0.0),
+        change=0.0,
+        dropped=0.0,
+        epochs=30,
+        batch=64,
+        lr=2e-2,
+    )
+    head = fit_head(net, clips, torch.eye(8)[labels], torch.zeros(8), config)
+    fresh = nn.functional.one_hot(labels, 8).float()[:, None] + 1.5 * torch.randn(256, 16, 8)
+    with torch.no_grad():
+        by_head = (head(fresh)[:, -1].argmax(-1) == labels).float().mean()
+        by_frame = (net.classifier(fresh)[:, -1].argmax(-1) == labels).float().mean()
+    assert float(by_head) > float(by_frame) + 0.15
+
+
+def test_clips_are_read_by_the_face_network(faces: FaceSet) -> None:
+    """Features have a row a still and a step, whatever the size of the chunks."""
+    net = FaceNet(recipe("smoke").model).eval()
+    some = faces.rows(np.arange(5))
+    pixels, config = torch.from_numpy(some.images_NHW), SequenceConfig(steps=3)
+    random = torch.Generator().manual_seed(0)
+    out = read_clips(net, pixels, framings(some), config, random, at_once=2)
+    assert out.shape == (5, 3, net.config.features)
+    assert bool(torch.isfinite(out).all())
+
+
+def test_moving_average_by_hand() -> None:
+    """Weight a half: 1, then (0 + 1) / 2, then (0 + 0.5) / 2."""
+    out = ema(np.array([[1.0], [0.0], [0.0]], np.float32), 0.5)
+    assert out[:, 0].tolist() == [1.0, 0.5, 0.25]
+
+
+def test_judge_by_hand() -> None:
+    """A clip that says 0 1 0 1 1 1 for label 1: two changes too many in 0.6 s, right from 0.3 s."""
+    said = np.array([0, 1, 0, 1, 1, 1])
+    result = judge([np.eye(2, dtype=np.float32)[said]], np.array([1]), 0.1)
+    assert result.apex_accuracy == result.uar == result.final_accuracy == 1.0
+    assert result.flicker_hz == pytest.approx(2 / 0.6)
+    assert result.lag_s == pytest.approx(0.3)
+
+
+def test_baseline_may_not_lag_more_than_the_head() -> None:
+    """An average that delays the label is not chosen when no lag is allowed."""
+    clip = np.eye(2, dtype=np.float32)[[0, 0, 0, 1, 1, 1]]
+    weight, result = best_average([clip], np.array([1]), 0.1, lag_s=0.3)
+    assert result.lag_s <= 0.3 + 1e-9
+    assert weight >= 0.5

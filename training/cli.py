@@ -1,0 +1,244 @@
+"""The command line of training: reads options, calls the work, turns errors into one line.
+
+Everything heavy is imported inside the command that needs it, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from streamer.errors import ConfigError, StreamerError
+
+if TYPE_CHECKING:
+    from streamer.stages import Detector
+    from training.data.clips import ClipSet
+    from training.data.faces import FaceSet
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="streamer-train",
+    help="Audit data, train, measure and export the models that the streamer runs.",
+    epilog="Start with: streamer-train data import ferplus-packed FILE --out cache/ferplus.npz",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="Import corpora and look into them.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+Faces = Annotated[Path, typer.Option("--data", metavar="CACHE", help="Cache of labelled faces.")]
+Unseen = Annotated[
+    list[str],
+    typer.Option("--unseen", metavar="NAME=CACHE", help="A corpus never trained on; repeatable."),
+]
+Clips = Annotated[
+    list[str],
+    typer.Option("--clips", metavar="NAME=CACHE", help="Real clips never trained on; repeatable."),
+]
+LeaveOut = Annotated[
+    list[str],
+    typer.Option("--leave-out", metavar="GROUP", help="A person left out of unseen corpora."),
+]
+Threads = Annotated[int, typer.Option("--threads", help="CPU threads of PyTorch.", min=1)]
+
+
+@data_app.command("import")
+def import_data(
+    kind: Annotated[str, typer.Argument(help="Format; `data formats` lists them.")],
+    source: Annotated[Path, typer.Argument(help="File or folder of the corpus.")],
+    out: Annotated[Path, typer.Option("--out", metavar="CACHE", help="Cache to write.")],
+    detector: Annotated[
+        Path | None, typer.Option("--detector", metavar="ONNX", help="YuNet's model file.")
+    ] = None,
+) -> None:
+    """Read a corpus in one of the public formats, find the eyes and write a cache."""
+    from training.data.sources import make_cache
+
+    count = make_cache(kind, source, out, _detector(detector), _Counter("pictures"))
+    typer.echo(f"{out}: {count} rows")
+
+
+@data_app.command("formats")
+def formats() -> None:
+    """List the formats that can be imported."""
+    from training.data.sources import FORMATS
+
+    for name, words in FORMATS.items():
+        typer.echo(f"{name:16} {words}")
+
+
+@app.command()
+def fit(
+    data: Faces,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Checkpoints and log.")],
+    recipe: Annotated[str, typer.Option("--recipe", help="Name of a recipe.")] = "ferplus",
+    set_: Annotated[
+        list[str],
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a value, e.g. optim.lr=0.001."),
+    ] = [],  # noqa: B006 - typer copies it
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from last.pt.")] = False,
+    threads: Threads = 2,
+) -> None:
+    """Train a face network; interrupt it at will and go on with --resume."""
+    import torch
+
+    from training import recipes
+    from training.data import cache
+    from training.train import fit as train
+
+    torch.set_num_threads(threads)
+    config = recipes.changed(recipes.recipe(recipe), set_)
+    cached = cache.load(data)
+    train(config, cached.faces, out, sources=cached.sources, resume=resume, report=_epoch)
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="best.pt or last.pt of a run.")],
+    data: Faces,
+    split: Annotated[str, typer.Option("--split", help="train, valid or test.")] = "test",
+    prior_share: Annotated[
+        float, typer.Option("--prior-share", help="Share of the corpus' prior in the logits.")
+    ] = 0.0,
+    leave_out: LeaveOut = [],  # noqa: B006 - typer copies it
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="JSON", help="Write the scores here too.")
+    ] = None,
+    threads: Threads = 2,
+) -> None:
+    """Measure a checkpoint on one split, as published and as the daemon cuts faces."""
+    import msgspec
+    import torch
+
+    from training import checkpoint as checkpoints
+    from training.export import calibrated
+    from training.recipes import config_from
+    from training.release import measure
+    from training.train import averaged_model
+
+    torch.set_num_threads(threads)
+    state = checkpoints.load(checkpoint)
+    bare = averaged_model(config_from(state.config), state.average["state"])
+    net = calibrated(bare, state.prior_K.numpy(), prior_share, 1.0)
+    faces = _faces(data, leave_out).part(split)
+    results = measure(net, faces, dataset=data.stem, split=split, temperature=1.0)
+    for r in results:
+        s = r.scores
+        typer.echo(
+            f"{r.dataset}, {r.split}, {r.framing}: n {s.n}, accuracy {s.accuracy.value:.3f} "
+            f"({s.accuracy.low:.3f} to {s.accuracy.high:.3f}), UAR {s.uar.value:.3f} "
+            f"({s.uar.low:.3f} to {s.uar.high:.3f}), macro F1 {s.macro_f1.value:.3f}"
+        )
+    if out is not None:
+        out.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1))
+
+
+@app.command("export")
+def export_bundle(
+    checkpoint: Annotated[Path, typer.Argument(help="best.pt or last.pt of a run.")],
+    data: Faces,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The bundle's directory.")],
+    name: Annotated[str, typer.Option("--name", help="The bundle's name.")],
+    unseen: Unseen = [],  # noqa: B006 - typer copies it
+    clips: Clips = [],  # noqa: B006 - typer copies it
+    leave_out: LeaveOut = [],  # noqa: B006 - typer copies it
+    stills: Annotated[int, typer.Option("--stills", help="Clips for the temporal head.")] = 4000,
+    threads: Threads = 2,
+) -> None:
+    """Make a bundle: choose the operating point, train the temporal head, measure, prove, write."""
+    import torch
+
+    from training.release import Release, release
+
+    torch.set_num_threads(threads)
+    date = dt.datetime.now(tz=dt.UTC).date().isoformat()
+    release(
+        checkpoint,
+        _faces(data, []),
+        {key: _faces(path, leave_out) for key, path in map(_pair, unseen)},
+        {key: _clips(path, leave_out) for key, path in map(_pair, clips)},
+        what=Release(name=name, commit=_commit(), date=date, stills=stills),
+        out=out,
+        report=typer.echo,
+    )
+    typer.echo(f"{out}: done")
+
+
+def main() -> None:
+    """Run the command line; a mistake of the user's is one line on stderr and exit code 78."""
+    try:
+        app()
+    except StreamerError as error:
+        typer.echo(f"streamer-train: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+def _detector(path: Path | None) -> Detector | None:
+    if path is None:
+        return None
+    from streamer.detect.yunet import YuNet
+
+    return YuNet(path)
+
+
+def _faces(path: Path, leave_out: list[str]) -> FaceSet:
+    import numpy as np
+
+    from training.data import cache
+
+    faces = cache.load(path).faces
+    return faces.rows(~np.isin(faces.group_N, leave_out))
+
+
+def _clips(path: Path, leave_out: list[str]) -> ClipSet:
+    from training.data.clips import ClipSet
+
+    clips = ClipSet.load(path)
+    for subject in leave_out:
+        clips = clips.without(subject)
+    return clips
+
+
+def _pair(text: str) -> tuple[str, Path]:
+    name, mark, path = text.partition("=")
+    if not (name and mark and path):
+        raise ConfigError(f"{text!r} is not NAME=CACHE")
+    return name, Path(path)
+
+
+def _commit() -> str:
+    """Return the commit of the code, or "unknown" outside a repository."""
+    done = subprocess.run(
+        ["git", "rev-parse", "HEAD"],  # noqa: S607 - the user's own git
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.strip() or "unknown"
+
+
+def _epoch(line: dict[str, Any]) -> None:
+    rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in line.items()}
+    typer.echo(json.dumps(rounded))
+
+
+class _Counter:
+    """Shows how many are done, on one line of a terminal."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __call__(self, done: int) -> None:
+        if sys.stderr.isatty() and done % 100 == 0:
+            typer.echo(f"\r{done} {self._what}", err=True, nl=False)
