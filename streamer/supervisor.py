@@ -116,11 +116,11 @@ def _watch(
     """Wait for a reason to stop; empty when it is a failure."""
     pinged_s = stuck_said_s = 0.0
     while True:
-        got = signal.sigtimedwait(_WAITED, _POLL_S)
-        if got is not None and got.si_signo == _RELOAD:
+        got = _waited(_WAITED, _POLL_S)
+        if got == _RELOAD:
             _reload(daemon, notifier)
         elif got is not None:
-            return signal.Signals(got.si_signo).name
+            return got.name
         if until():
             return "finished"
         if not failures.empty():
@@ -135,6 +135,16 @@ def _watch(
             notifier.alive()
             notifier.status(daemon.status())
             pinged_s = now_s
+
+
+def _waited(signals: frozenset[signal.Signals], timeout_s: float) -> signal.Signals | None:
+    """Wait for one of these signals; None when none came.
+
+    A profiler or debugger that attaches wakes the call with a signal that nobody sent (seen with
+    py-spy: SIGQUIT), so what comes is checked.
+    """
+    got = signal.sigtimedwait(signals, timeout_s)
+    return signal.Signals(got.si_signo) if got is not None and got.si_signo in signals else None
 
 
 def _reload(daemon: Daemon, notifier: Notifier) -> None:
@@ -160,7 +170,7 @@ def _stop(daemon: Daemon, reason: str) -> tuple[str, ...]:
     thread = threading.Thread(target=stop, name="stop", daemon=True)
     thread.start()
     while thread.is_alive():
-        if signal.sigtimedwait(STOP_SIGNALS, 0.05) is not None:
+        if _waited(STOP_SIGNALS, _POLL_S / 5) is not None:
             log.warning("stop_forced")
             return ("forced",)
     return tuple(overrun) if done.is_set() else ("stop",)
