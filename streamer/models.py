@@ -18,7 +18,7 @@ from streamer.detect import choose
 from streamer.engine.onnx import OnnxEngine
 from streamer.lane import Lane, LaneOptions
 from streamer.pipeline import Pipeline
-from streamer.temporal import TemporalHead
+from streamer.temporal import HostStates, TemporalHead
 from streamer.track import FaceTracker, TrackOptions
 
 if TYPE_CHECKING:
@@ -160,9 +160,9 @@ def make_pipeline(
         detector=models.detector,
         features=models.features,
         temporal=TemporalHead(
-            models.temporal,
-            layers=manifest.temporal.layers,
-            units=manifest.temporal.units,
+            HostStates(
+                models.temporal, layers=manifest.temporal.layers, units=manifest.temporal.units
+            ),
             gap_reset_s=config.analysis.gap_reset_s,
         ),
         lane=lambda camera: Lane(camera, FaceTracker(track_options), lane_options),

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from streamer.events import Event
-    from streamer.types import F32, U8, Detections, Frame, Tracks
+    import numpy as np
+    from numpy.typing import NDArray
 
-__all__ = ["Clock", "Detector", "Engine", "Sink", "Source", "Tracker"]
+    from streamer.events import Event
+    from streamer.types import F32, I64, U8, Detections, Frame, Tracks
+
+__all__ = ["Clock", "Detector", "Engine", "Sink", "Source", "Stepper", "Tracker"]
 
 
 class Clock(Protocol):
@@ -79,6 +82,31 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free the runtime's memory; may be called twice."""
+        ...
+
+
+class Stepper(Protocol):
+    """The temporal network with one state a slot, kept wherever it computes."""
+
+    def step(self, rows: F32, slots_N: I64, fresh_N: NDArray[np.bool_]) -> F32:
+        """Advance some slots by one observation each.
+
+        Args:
+            rows: what the network reads, float32: features (N, D), or faces (N, 1, H, W) where the
+                CNN is part of it.
+            slots_N: the slot of each row, int64; none twice.
+            fresh_N: rows whose slot starts from zeros, whatever it holds.
+
+        Returns:
+            logits_NK: float32.
+
+        Raises:
+            EngineError: when the runtime fails.
+        """
+        ...
+
+    def reserve(self, slots: int) -> None:
+        """Have room for so many slots and keep their states."""
         ...
 
 

@@ -1,5 +1,8 @@
 """The temporal head: features of many tracks in, emotion probabilities out, one LSTM state a track.
 
+Which track owns which slot, and when a state is too old, is decided here; the states themselves lie
+behind a ``Stepper``: in this process's memory, or on a GPU.
+
 Legend: N faces of this step, D features, L layers, U units, K classes, C slots of the table.
 """
 
@@ -14,10 +17,12 @@ from streamer.bundle import softmax
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from streamer.stages import Engine
-    from streamer.types import F32
+    from numpy.typing import NDArray
 
-__all__ = ["Key", "TemporalHead"]
+    from streamer.stages import Engine, Stepper
+    from streamer.types import F32, I64
+
+__all__ = ["HostStates", "Key", "TemporalHead"]
 
 Key = tuple[str, int]
 """A track: its camera and its number."""
@@ -26,36 +31,34 @@ _FIRST_SLOTS = 64  # doubles when full; 64 tracks of 1 x 128 units take 64 kB
 
 
 class TemporalHead:
-    """Steps all tracks in one batch; the states live in one table, a slot a track.
+    """Steps all tracks in one batch; every track has a slot of the stepper's table.
 
     Not thread-safe: the compute loop owns it.
 
     Args:
-        engine: one step of the network, see ``streamer.bundle``.
-        layers: LSTM layers of the network.
-        units: units a layer.
+        states: the network with its table of states; nobody else may use it.
         gap_reset_s: a track not stepped for longer starts again from zeros, because the state
             speaks of a face that may have changed unseen.
     """
 
-    def __init__(self, engine: Engine, *, layers: int, units: int, gap_reset_s: float) -> None:
-        self._engine = engine
+    def __init__(self, states: Stepper, *, gap_reset_s: float) -> None:
+        self._states = states
         self._gap_reset_s = gap_reset_s
         self._slots: dict[Key, int] = {}
         self._free = list(range(_FIRST_SLOTS - 1, -1, -1))
-        self._h_LCU = np.zeros((layers, _FIRST_SLOTS, units), np.float32)
-        self._c_LCU = np.zeros_like(self._h_LCU)
         self._last_s = np.full(_FIRST_SLOTS, -np.inf)
+        states.reserve(_FIRST_SLOTS)
 
     def __len__(self) -> int:
         """How many tracks have a state."""
         return len(self._slots)
 
-    def step(self, features_ND: F32, keys: Sequence[Key], media_s: Sequence[float]) -> F32:
+    def step(self, rows: F32, keys: Sequence[Key], media_s: Sequence[float]) -> F32:
         """Advance each track by one observation.
 
         Args:
-            features_ND: CNN features, float32, one row a track; not normalised.
+            rows: what the stepper reads, float32, one row a track: CNN features (N, D), or faces
+                (N, 1, H, W) where the CNN is part of it.
             keys: the track of each row; none twice.
             media_s: media time of each row's frame, seconds.
 
@@ -64,27 +67,20 @@ class TemporalHead:
 
         Raises:
             ValueError: if row counts differ or a track is named twice.
-            EngineError: when the runtime fails; the states are then as before.
+            EngineError: when the runtime fails.
 
         Source: Hochreiter & Schmidhuber 1997, "Long Short-Term Memory".
         """
-        if not len(features_ND) == len(keys) == len(media_s):
-            raise ValueError(f"{len(features_ND)} rows, {len(keys)} tracks, {len(media_s)} times")
+        if not len(rows) == len(keys) == len(media_s):
+            raise ValueError(f"{len(rows)} rows, {len(keys)} tracks, {len(media_s)} times")
         if len(set(keys)) != len(keys):
             raise ValueError("a track is named twice in one step")
-        slots = np.array([self._slot(key) for key in keys], np.intp)
-        times = np.asarray(media_s, np.float64)
-        gap = times - self._last_s[slots]
-        stale = slots[(gap > self._gap_reset_s) | (gap < 0.0)]
-        self._h_LCU[:, stale] = 0.0
-        self._c_LCU[:, stale] = 0.0
-        out = self._engine.run(
-            {"features": features_ND, "h": self._h_LCU[:, slots], "c": self._c_LCU[:, slots]}
-        )
-        self._h_LCU[:, slots] = out["h_out"]
-        self._c_LCU[:, slots] = out["c_out"]
-        self._last_s[slots] = times
-        return softmax(out["logits"])
+        slots_N = np.array([self._slot(key) for key in keys], np.int64)
+        times_N = np.asarray(media_s, np.float64)
+        gap_N = times_N - self._last_s[slots_N]
+        logits_NK = self._states.step(rows, slots_N, (gap_N > self._gap_reset_s) | (gap_N < 0.0))
+        self._last_s[slots_N] = times_N
+        return softmax(logits_NK)
 
     def evict(self, keys: Iterable[Key]) -> None:
         """Forget tracks that have ended; unknown ones are ignored."""
@@ -103,9 +99,42 @@ class TemporalHead:
         return slot
 
     def _grow(self) -> None:
-        layers, slots, units = self._h_LCU.shape
-        more = np.zeros((layers, slots, units), np.float32)
-        self._h_LCU = np.concatenate([self._h_LCU, more], axis=1)
-        self._c_LCU = np.concatenate([self._c_LCU, more], axis=1)
+        slots = len(self._last_s)
+        self._states.reserve(2 * slots)
         self._last_s = np.concatenate([self._last_s, np.full(slots, -np.inf)])
         self._free.extend(range(2 * slots - 1, slots - 1, -1))
+
+
+class HostStates:
+    """The states in this process's memory, behind ``streamer.stages.Stepper``.
+
+    A step that fails leaves them as they were.
+
+    Args:
+        engine: one step of the network, see ``streamer.bundle``.
+        layers: LSTM layers of the network.
+        units: units a layer.
+    """
+
+    def __init__(self, engine: Engine, *, layers: int, units: int) -> None:
+        self._engine = engine
+        self._h_LCU = np.zeros((layers, 0, units), np.float32)
+        self._c_LCU = np.zeros_like(self._h_LCU)
+
+    def step(self, rows: F32, slots_N: I64, fresh_N: NDArray[np.bool_]) -> F32:
+        """Advance some slots by one observation each; see ``streamer.stages.Stepper``."""
+        h_LNU, c_LNU = self._h_LCU[:, slots_N], self._c_LCU[:, slots_N]
+        h_LNU[:, fresh_N] = 0.0
+        c_LNU[:, fresh_N] = 0.0
+        out = self._engine.run({"features": rows, "h": h_LNU, "c": c_LNU})
+        self._h_LCU[:, slots_N] = out["h_out"]
+        self._c_LCU[:, slots_N] = out["c_out"]
+        return out["logits"]
+
+    def reserve(self, slots: int) -> None:
+        """Have room for so many slots and keep their states."""
+        layers, have, units = self._h_LCU.shape
+        if slots > have:
+            more = np.zeros((layers, slots - have, units), np.float32)
+            self._h_LCU = np.concatenate([self._h_LCU, more], axis=1)
+            self._c_LCU = np.concatenate([self._c_LCU, more], axis=1)

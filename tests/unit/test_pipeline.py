@@ -15,7 +15,7 @@ from streamer.events import EmotionChanged, EmotionSample, FaceAppeared, FaceLos
 from streamer.lane import Lane, LaneOptions
 from streamer.metrics import Metrics
 from streamer.pipeline import Pipeline
-from streamer.temporal import TemporalHead
+from streamer.temporal import HostStates, TemporalHead
 from streamer.track import FaceTracker, TrackOptions
 from tests.fakes import CollectingSink, FakeDetector, FakeEngine, frame_of
 
@@ -36,20 +36,16 @@ class Rig:
         self.features = FakeEngine(
             {"features": lambda x: x["faces"].mean(axis=(1, 2, 3), keepdims=False)[:, None]}
         )
-        self.temporal = TemporalHead(
-            FakeEngine(
-                {
-                    "h_out": lambda x: x["h"] + 1,
-                    "c_out": lambda x: x["c"],
-                    "logits": lambda x: np.stack(
-                        [np.full(len(x["features"]), 4.0, np.float32), x["h"][0, :, 0]], axis=1
-                    ),
-                }
-            ),
-            layers=1,
-            units=1,
-            gap_reset_s=1.0,
+        step = FakeEngine(
+            {
+                "h_out": lambda x: x["h"] + 1,
+                "c_out": lambda x: x["c"],
+                "logits": lambda x: np.stack(
+                    [np.full(len(x["features"]), 4.0, np.float32), x["h"][0, :, 0]], axis=1
+                ),
+            }
         )
+        self.temporal = TemporalHead(HostStates(step, layers=1, units=1), gap_reset_s=1.0)
         lane = LaneOptions(
             classes=CLASSES,
             bundle="test@0",

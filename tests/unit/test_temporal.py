@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from streamer import bundle
 from streamer.engine.onnx import OnnxEngine
 from streamer.errors import EngineError
-from streamer.temporal import TemporalHead
+from streamer.temporal import HostStates, TemporalHead
 from tests.fakes import FakeEngine
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def counting_engine() -> FakeEngine:
 
 def head_of(engine: FakeEngine, gap_reset_s: float = 1.0) -> TemporalHead:
     """Return a head with one layer of one unit."""
-    return TemporalHead(engine, layers=1, units=1, gap_reset_s=gap_reset_s)
+    return TemporalHead(HostStates(engine, layers=1, units=1), gap_reset_s=gap_reset_s)
 
 
 def steps_of(probabilities: F32) -> F32:
@@ -120,12 +120,9 @@ def test_stepping_in_any_batches_equals_the_sequence(data: st.DataObject) -> Non
     features = rng.normal(size=(tracks, steps, manifest.features)).astype(np.float32)
 
     def new_head() -> TemporalHead:
-        return TemporalHead(
-            engine,
-            layers=manifest.temporal.layers,
-            units=manifest.temporal.units,
-            gap_reset_s=10.0,
-        )
+        shape = manifest.temporal
+        states = HostStates(engine, layers=shape.layers, units=shape.units)
+        return TemporalHead(states, gap_reset_s=10.0)
 
     alone = np.stack(
         [
