@@ -1,0 +1,361 @@
+"""The demo's built-in feed: two people come in, react, pass in front of one another and leave.
+
+It is composed of two public-domain portraits that ship inside well-known packages: NASA's of
+Eileen Collins in scikit-image, and the US Navy's of Grace Hopper in matplotlib. Their faces are
+bent between a frown and a smile. Where each face is, is known: ``truth``.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache, partial
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import av
+import cv2
+import numpy as np
+
+from streamer.assets import default_folder
+from streamer.errors import ConfigError
+from streamer.scene import Actor, Cutout, Pose, Scene, Truth
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import Console
+
+    from streamer.types import BGR, F32, U8
+
+__all__ = ["FPS", "HEIGHT", "SECONDS", "WIDTH", "render", "showreel", "truth"]
+
+WIDTH: Final = 640
+HEIGHT: Final = 360
+FPS: Final = 25
+SECONDS: Final = 20
+_EDITION = 1
+"""In the file's name: counts up whenever the film changes, so that no old one is shown."""
+_COUNTER_Y = 306
+"""Rows below are the counter that hides where the portraits end."""
+_SEED = 11
+
+_Curve = tuple[tuple[float, float], ...]
+"""Times in seconds with the value there; smooth in between, constant outside."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Portrait:
+    """A portrait in a package, with what was measured on it by hand, in its pixels.
+
+    Attributes:
+        package, file: where it ships.
+        extra: what pip is told when it is not there.
+        box: the face, xyxy, as YuNet draws it.
+        eyes, mouth, brows: left and right in the picture, x, y each; the brows' inner ends.
+        outline: the person's silhouette, x,y of its corners as SVG writes them.
+    """
+
+    package: str
+    file: str
+    box: tuple[float, ...]
+    eyes: tuple[float, ...]
+    mouth: tuple[float, ...]
+    brows: tuple[float, ...]
+    outline: str
+
+
+_COLLINS = _Portrait(
+    package="skimage",
+    file="data/astronaut.png",
+    box=(178, 63, 268, 176),
+    eyes=(200, 102, 247, 103),
+    mouth=(199, 143, 240, 144),
+    brows=(213, 93, 234, 93),
+    outline=(
+        "201,23 154,64 154,92 163,112 181,122 187,152 158,150 147,172 144,227 115,232 80,257 "
+        "34,317 19,410 26,484 37,511 480,511 489,488 495,435 488,405 470,376 450,358 416,344 "
+        "361,345 356,306 340,278 317,255 301,250 303,215 292,193 264,170 262,152 272,130 "
+        "288,118 300,92 296,58 288,43 251,19 227,16"
+    ),
+)
+_HOPPER = _Portrait(
+    package="matplotlib",
+    file="mpl-data/sample_data/grace_hopper.jpg",
+    box=(183, 120, 353, 333),
+    eyes=(227, 193, 308, 195),
+    mouth=(228, 268, 302, 270),
+    brows=(248, 178, 288, 178),
+    outline=(
+        "218,31 173,64 170,237 182,291 202,301 202,319 197,330 99,367 67,391 29,437 15,552 "
+        "24,599 511,599 511,436 504,436 489,413 441,370 337,326 345,278 361,262 367,229 "
+        "366,174 357,167 360,125 369,119 369,100 359,65 324,38 275,25 249,23"
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """What one person does.
+
+    Attributes:
+        portrait: who it is.
+        x, height: centre and height of the face over time, frame pixels.
+        y: height of the face's centre, frame pixels.
+        mood: -1 frown, 0 as the portrait is, 1 smile, over time.
+        enters_s, leaves_s: on the stage in between.
+    """
+
+    portrait: _Portrait
+    x: _Curve
+    height: _Curve
+    y: float
+    mood: _Curve
+    enters_s: float
+    leaves_s: float
+
+
+_PARTS: Final = (
+    _Part(
+        portrait=_COLLINS,
+        x=((0.3, -90), (3.0, 200), (9.5, 215), (12.5, 470), (16.0, 450), (19.0, 740)),
+        height=((0.0, 92), (9.5, 96), (12.5, 92)),
+        y=118,
+        mood=((3.5, 0.0), (5.0, -1.0), (7.5, -1.0), (8.5, 0.4), (12.5, 0.4), (14, -1.0), (16, 0.2)),
+        enters_s=0.3,
+        leaves_s=19.0,
+    ),
+    _Part(
+        portrait=_HOPPER,
+        x=((3.5, 770), (6.5, 455), (9.5, 440), (12.8, 170), (16.5, 180), (19.2, -150)),
+        height=((3.5, 122), (9.5, 130), (13.0, 124)),
+        y=152,
+        mood=((6.5, 0.0), (7.5, 1.0), (9.5, 1.0), (10.5, 0.0), (13.5, -1.0), (15.5, -1), (16.5, 1)),
+        enters_s=3.5,
+        leaves_s=19.2,
+    ),
+)
+
+
+def showreel(notes: Console) -> Path:
+    """Return the film's file, rendered on the first call and kept.
+
+    Args:
+        notes: shows a progress bar while it is rendered.
+
+    Raises:
+        ConfigError: if a portrait's package is missing or the folder cannot be written to.
+    """
+    path = default_folder() / f"showreel-{_EDITION}.mp4"
+    if path.is_file():
+        return path
+    from rich.progress import Progress  # noqa: PLC0415 (only on the first call)
+
+    with Progress(console=notes, transient=True) as bar:
+        task = bar.add_task("Rendering the demo's feed", total=1.0)
+        return render(path, progress=lambda share: bar.update(task, completed=share))
+
+
+def render(path: Path, *, progress: Callable[[float], None] | None = None) -> Path:
+    """Render the film as H.264 in MP4; the file is complete whenever it is seen.
+
+    Args:
+        path: the file to write.
+        progress: told the share that is done, 0..1.
+
+    Raises:
+        ConfigError: if a portrait's package is missing or the folder cannot be written to.
+    """
+    scene = _scene()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".showreel-") as folder:
+            part = Path(folder) / "part.mp4"
+            _encode(scene, part, progress)
+            part.replace(path)
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot write the demo's feed: {os.strerror(error.errno or 0)}; "
+            "set STREAMER_ASSETS to a folder that can be written to"
+        ) from None
+    return path
+
+
+def truth(t: float) -> Truth:
+    """Return where the faces are at a time in seconds; 1 is Collins, 2 is Hopper."""
+    return _scene().truth(t)
+
+
+def _encode(scene: Scene, path: Path, progress: Callable[[float], None] | None) -> None:
+    grain = _grain()
+    with av.open(str(path), "w") as container:
+        # A keyframe a second, as cameras have it: the demo's reader starts at one.
+        options = {"preset": "veryfast", "crf": "21", "g": str(FPS), "bf": "0"}
+        stream = container.add_stream("libx264", rate=FPS, options=options)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.time_base = Fraction(1, FPS)
+        for i in range(SECONDS * FPS):
+            picture = _filmed(scene.draw(i / FPS), i, grain)
+            frame = av.VideoFrame.from_ndarray(picture, format="bgr24")
+            frame.pts, frame.time_base = i, Fraction(1, FPS)
+            container.mux(stream.encode(frame))
+            if progress is not None:
+                progress((i + 1) / (SECONDS * FPS))
+        container.mux(stream.encode())
+
+
+def _filmed(picture_HW3: BGR, i: int, grain: tuple[BGR, BGR]) -> BGR:
+    """Add what a camera adds: light that wanders, a focus that hunts now and then, and noise."""
+    t = i / FPS
+    gain = 1.0 + 0.05 * np.sin(2 * np.pi * t / 9.0) + 0.02 * np.sin(2 * np.pi * t / 1.7)
+    blur = max(0.0, float(np.sin(2 * np.pi * t / 7.0)) - 0.7) * 3.0  # at most 0.9 pixels
+    if blur > 0.0:
+        cv2.GaussianBlur(picture_HW3, (0, 0), 0.3 + blur, dst=picture_HW3)
+    cv2.convertScaleAbs(picture_HW3, dst=picture_HW3, alpha=float(gain))
+    shift = int(np.random.default_rng(i).integers(0, WIDTH))
+    brighter, darker = (np.roll(one, shift, axis=1) for one in grain)
+    cv2.add(picture_HW3, brighter, dst=picture_HW3)
+    cv2.subtract(picture_HW3, darker, dst=picture_HW3)
+    return picture_HW3
+
+
+def _grain() -> tuple[BGR, BGR]:
+    """Return sensor noise of 2.5 levels, split into what is added and what is subtracted."""
+    noise = np.random.default_rng(_SEED).normal(0.0, 2.5, (HEIGHT, WIDTH, 1)).round()
+    noise = np.repeat(noise, 3, axis=2)
+    return noise.clip(0).astype(np.uint8), (-noise).clip(0).astype(np.uint8)
+
+
+@cache
+def _scene() -> Scene:
+    """Return the film's scene; built once, for the portraits have to be read and cut out."""
+    return Scene(
+        background_HW3=_lobby(),
+        actors=tuple(_actor(i + 1, part) for i, part in enumerate(_PARTS)),
+        counter_y=_COUNTER_Y,
+    )
+
+
+def _lobby() -> BGR:
+    """Paint a wall with a window and two panels, and a counter, softly lit."""
+    room = np.zeros((HEIGHT, WIDTH, 3), np.float32)
+    room[:] = np.linspace(205, 165, HEIGHT, dtype=np.float32)[:, None, None] * (0.92, 0.97, 1.0)
+    cv2.rectangle(room, (40, 30), (180, 190), (214, 196, 168), -1)
+    cv2.rectangle(room, (40, 30), (180, 190), (120, 128, 132), 4)
+    cv2.line(room, (110, 30), (110, 190), (120, 128, 132), 3)
+    for x in (330, 470):
+        cv2.rectangle(room, (x, 46), (x + 110, 210), (150, 165, 178), -1)
+        cv2.rectangle(room, (x + 6, 52), (x + 104, 204), (162, 176, 188), 2)
+    room = cv2.GaussianBlur(room, (0, 0), 4.0).astype(np.float32, copy=False)
+    light = np.linspace(1.06, 0.86, WIDTH, dtype=np.float32)[None, :, None]
+    room *= light
+    room[_COUNTER_Y:] = np.array((58, 82, 112), np.float32) * light
+    room[_COUNTER_Y : _COUNTER_Y + 5] = np.array((96, 128, 160), np.float32) * light
+    return room.clip(0, 255).astype(np.uint8)
+
+
+def _actor(number: int, part: _Part) -> Actor:
+    cutout, bend = _cut_out(part.portrait)
+    return Actor(
+        number=number, pose=partial(_pose, part), cutout=partial(_bent, cutout, bend, part)
+    )
+
+
+def _pose(part: _Part, t: float) -> Pose | None:
+    if not part.enters_s <= t < part.leaves_s:
+        return None
+    height = _at(part.height, t)
+    pace = abs(_at(part.x, t + 0.1) - _at(part.x, t - 0.1)) / (0.2 * height)  # faces a second
+    bob = 0.025 * height * min(1.0, pace) * np.sin(2 * np.pi * 1.8 * t)  # 1.8 steps a second
+    return Pose(
+        x=_at(part.x, t),
+        y=float(part.y + bob),
+        height=height,
+        roll=float(2.5 * np.sin(2 * np.pi * t / 3.7 + part.y)),
+    )
+
+
+def _at(curve: _Curve, t: float) -> float:
+    """Return a curve's value, with a smooth step (3u² - 2u³) between its points."""
+    times, values = zip(*curve, strict=True)
+    i = int(np.clip(np.searchsorted(times, t) - 1, 0, len(times) - 2))
+    u = float(np.clip((t - times[i]) / (times[i + 1] - times[i]), 0.0, 1.0))
+    return float(values[i] + (values[i + 1] - values[i]) * u * u * (3.0 - 2.0 * u))
+
+
+def _cut_out(portrait: _Portrait) -> tuple[Cutout, F32]:
+    """Return the person, and the way each pixel of the face's box goes for a full smile."""
+    picture_HW3 = _read(portrait)
+    opacity_HW = np.zeros(picture_HW3.shape[:2], np.uint8)
+    corners = [point.split(",") for point in portrait.outline.split()]
+    cv2.fillPoly(opacity_HW, [np.array(corners, np.int32)], 255)
+    cv2.GaussianBlur(cv2.erode(opacity_HW, np.ones((3, 3))), (0, 0), 1.5, dst=opacity_HW)
+    colour_HW3 = cv2.multiply(
+        picture_HW3, cv2.cvtColor(opacity_HW, cv2.COLOR_GRAY2BGR), scale=1 / 255
+    )
+    cutout = Cutout(
+        picture_HW4=np.dstack([colour_HW3, opacity_HW]),
+        box_4=np.array(portrait.box, np.float32),
+        eyes_22=np.array(portrait.eyes, np.float32).reshape(2, 2),
+    )
+    return cutout, _smile_field(portrait)
+
+
+def _smile_field(portrait: _Portrait) -> F32:
+    """Return (H, W, 2) pixels over the box: mouth corners go out and up, inner brows up.
+
+    Each point moves its neighbourhood by a Gaussian, so nothing folds as long as the way is
+    shorter than the Gaussian is wide.
+    """
+    x0, y0, x1, y1 = (int(v) for v in portrait.box)
+    unit = float(y1 - y0)
+    yy, xx = np.mgrid[y0:y1, x0:x1].astype(np.float32)
+    field = np.zeros((*yy.shape, 2), np.float32)
+    left, right = np.array(portrait.mouth).reshape(2, 2)
+    brow_left, brow_right = np.array(portrait.brows).reshape(2, 2)
+    for point, way, reach in (
+        (left, (-0.035, -0.06), 0.085),
+        (right, (0.035, -0.06), 0.085),
+        ((left + right) / 2, (0.0, 0.02), 0.07),
+        (brow_left, (-0.01, -0.03), 0.06),
+        (brow_right, (0.01, -0.03), 0.06),
+    ):
+        square = ((xx - point[0]) ** 2 + (yy - point[1]) ** 2) / (reach * unit) ** 2
+        field += np.exp(-square / 2.0)[..., None] * np.array(way, np.float32) * unit
+    # Nothing moves at the edge of the box, or there would be a seam.
+    edge = np.minimum.reduce([yy - y0, y1 - 1 - yy, xx - x0, x1 - 1 - xx]) / (0.06 * unit)
+    field *= edge.clip(0.0, 1.0)[..., None]
+    return field
+
+
+def _bent(cutout: Cutout, smile_HW2: F32, part: _Part, t: float) -> Cutout:
+    """Return the person in the mood of the moment."""
+    mood = _at(part.mood, t)
+    x0, y0, x1, y1 = (int(v) for v in cutout.box_4)
+    yy, xx = np.mgrid[0 : y1 - y0, 0 : x1 - x0].astype(np.float32)
+    picture_HW4: U8 = cutout.picture_HW4.copy()
+    picture_HW4[y0:y1, x0:x1] = cv2.remap(
+        cutout.picture_HW4[y0:y1, x0:x1],
+        xx - mood * smile_HW2[..., 0],
+        yy - mood * smile_HW2[..., 1],
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    return Cutout(picture_HW4=picture_HW4, box_4=cutout.box_4, eyes_22=cutout.eyes_22)
+
+
+def _read(portrait: _Portrait) -> BGR:
+    try:
+        content = (files(portrait.package) / portrait.file).read_bytes()
+    except (ModuleNotFoundError, FileNotFoundError):
+        raise ConfigError(
+            f"the demo's built-in feed needs a portrait from {portrait.package}: "
+            "pip install 'emotion-streamer[demo]', or name a camera with --camera"
+        ) from None
+    picture_HW3 = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    if picture_HW3 is None:
+        raise ConfigError(f"{portrait.package}'s {portrait.file} is no picture; install it again")
+    return picture_HW3.astype(np.uint8, copy=False)
