@@ -25,11 +25,13 @@ from streamer.errors import ConfigError, EngineError, FrameError
 from streamer.types import Detections
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from streamer.stages import Engine
     from streamer.types import F32, U8
 
-__all__ = ["YuNet"]
+__all__ = ["YuNet", "luma_network"]
 
 _STRIDES = (8, 16, 32)
 """Distance of the anchors in input pixels, one output of each kind a stride (the file's own)."""
@@ -70,6 +72,8 @@ class YuNet:
         score_threshold: least confidence of a face, 0..1.
         nms_threshold: two boxes that overlap by more (intersection over union) are one face.
         threads: threads of one inference; several cameras gain more from one thread each.
+        compiled: makes an engine of the network (1, 1, height, width) on another runtime; None:
+            onnxruntime on the CPU.
 
     Raises:
         ConfigError: if the file cannot be read or is no YuNet, or the size is no multiple of 32.
@@ -86,26 +90,17 @@ class YuNet:
         score_threshold: float = 0.6,
         nms_threshold: float = 0.3,
         threads: int = 1,
+        compiled: Callable[[bytes], Engine] | None = None,
     ) -> None:
         if input_size < _MULTIPLE or input_size % _MULTIPLE:
             raise ConfigError(
                 f"detector.input_size is {input_size}, expected a multiple of {_MULTIPLE} "
                 "such as 320, 480 or 640"
             )
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # errors; the runtime's warnings are for its developers
-        # A spinning pool burns a core between the frames of a slow camera.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        model = _fold_to_luma(model_path)
-        try:
-            self._session: Any = onnxruntime.InferenceSession(
-                model, options, providers=["CPUExecutionProvider"]
-            )
-        except _RUNTIME_ERRORS as error:
-            reason = str(error).partition("\n")[0]
-            raise EngineError(f"{model_path}: onnxruntime refuses the network: {reason}") from None
+        model = luma_network(model_path)
+        self._engine: Engine | None = (
+            _CpuNetwork(model, threads) if compiled is None else compiled(model)
+        )
         self._outputs = [f"{kind}_{s}" for s in _STRIDES for kind in ("cls", "obj", "bbox", "kps")]
         self._input_size = input_size
         self._score_threshold = score_threshold
@@ -129,20 +124,19 @@ class YuNet:
             raise FrameError(
                 f"picture is {luma_HW.dtype} {luma_HW.shape}, expected uint8 (height, width)"
             )
-        session = self._session
-        if session is None:
+        engine = self._engine
+        if engine is None:
             raise EngineError("the YuNet detector was used after it was closed")
         input_11HW, scale_2 = self._prepare(luma_HW)
-        try:
-            outputs = session.run(self._outputs, {"input": input_11HW})
-        except _RUNTIME_ERRORS as error:
-            reason = str(error).partition("\n")[0]
-            raise EngineError(f"YuNet on onnxruntime: {reason}") from None
+        found = engine.run({"input": input_11HW})
+        outputs = [found[name] for name in self._outputs]
         return self._decode(outputs, input_11HW.shape[3], scale_2)
 
     def close(self) -> None:
         """Release the network; may be called twice."""
-        self._session = None
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
 
     def _prepare(self, luma_HW: U8) -> tuple[F32, F32]:
         """Scale into this thread's input buffer; return it and input pixels a frame pixel, x y."""
@@ -193,6 +187,41 @@ class YuNet:
         )
 
 
+class _CpuNetwork:
+    """YuNet on onnxruntime; ``run`` may be called from several threads."""
+
+    def __init__(self, model: bytes, threads: int) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # errors; the runtime's warnings are for its developers
+        # A spinning pool burns a core between the frames of a slow camera.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session: Any = onnxruntime.InferenceSession(
+                model, options, providers=["CPUExecutionProvider"]
+            )
+        except _RUNTIME_ERRORS as error:
+            reason = str(error).partition("\n")[0]
+            raise EngineError(f"YuNet: onnxruntime refuses the network: {reason}") from None
+        self._outputs = [output.name for output in self._session.get_outputs()]
+
+    @property
+    def name(self) -> str:
+        return f"onnxruntime {onnxruntime.__version__} cpu"
+
+    def run(self, inputs: Mapping[str, F32]) -> dict[str, F32]:
+        try:
+            values = self._session.run(self._outputs, dict(inputs))
+        except _RUNTIME_ERRORS as error:
+            reason = str(error).partition("\n")[0]
+            raise EngineError(f"YuNet on onnxruntime: {reason}") from None
+        return dict(zip(self._outputs, values, strict=True))
+
+    def close(self) -> None:
+        self._session = None
+
+
 def _candidates(
     outputs: list[F32], *, stride: int, columns: int, threshold: float
 ) -> tuple[F32, F32, F32]:
@@ -224,7 +253,7 @@ def _candidates(
     return np.sqrt(product_A[index_N]), boxes_N4, eyes_N22
 
 
-def _fold_to_luma(model_path: Path) -> bytes:
+def luma_network(model_path: Path) -> bytes:
     """Return the network with its first layer summed over the three colours.
 
     With r = g = b = y the layer computes sum(w_c * y) = (sum w_c) * y, so one grey input gives the

@@ -1,0 +1,205 @@
+"""A device that is made of host memory, and a runtime on it: what a GPU does, without one.
+
+Addresses are real, so that a wrong offset reads the wrong bytes; work that is captured does not run
+until its graph is launched, as on a GPU; everything in use is counted.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime
+
+from streamer.errors import EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from streamer.engine.graphs import Network
+    from streamer.engine.plan import Shape
+    from streamer.types import U8
+
+__all__ = ["HostDevice", "HostGraph", "HostNetwork"]
+
+_TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(bool)": np.bool_,
+}
+
+
+class HostDevice:
+    """``streamer.engine.device.Device`` in host memory; fresh memory is dirty, as on a GPU."""
+
+    name = "host memory"
+    architecture = "sm86"
+    stream = 0
+
+    def __init__(self) -> None:
+        self.memory: dict[int, U8] = {}
+        self.locked: dict[int, U8] = {}
+        self.launches = 0
+        self.captures = 0
+        self.closed = False
+        self._recording: list[Callable[[], None]] | None = None
+
+    def allocate(self, size: int) -> int:
+        """Return the address of zero bytes."""
+        block = np.zeros(size, np.uint8)
+        self.memory[block.ctypes.data] = block
+        return int(block.ctypes.data)
+
+    def free(self, address: int) -> None:
+        """Overwrite and forget; a second time is an error."""
+        self.memory.pop(address)[:] = 0xFF
+
+    def pinned(self, size: int) -> U8:
+        """Return zero bytes."""
+        block = np.zeros(size, np.uint8)
+        self.locked[block.ctypes.data] = block
+        return block
+
+    def unpin(self, block: U8) -> None:
+        """Forget; a second time is an error."""
+        self.locked.pop(block.ctypes.data)
+
+    def upload(self, destination: int, source: U8) -> None:
+        """Copy, or record it."""
+        assert source.ctypes.data in self.locked
+        self.enqueue(lambda: self._move(destination, source.ctypes.data, source.nbytes))
+
+    def download(self, destination: U8, source: int) -> None:
+        """Copy, or record it."""
+        assert destination.ctypes.data in self.locked
+        self.enqueue(lambda: self._move(destination.ctypes.data, source, destination.nbytes))
+
+    def copy(self, destination: int, source: int, size: int) -> None:
+        """Copy, or record it."""
+        self.enqueue(lambda: self._move(destination, source, size))
+
+    def capture(self, work: Callable[[], None]) -> HostGraph:
+        """Record what ``work`` enqueues."""
+        self._recording = []
+        work()
+        recorded, self._recording = self._recording, None
+        self.captures += 1
+        return HostGraph(self, recorded)
+
+    def time(self, works: Sequence[Callable[[], None]]) -> list[float]:
+        """Run; every work takes a millisecond of this device's clock."""
+        for work in works:
+            work()
+        return [1e-3 for _ in works]
+
+    def wait(self) -> None:
+        """Work is done when it is enqueued, so there is nothing to wait for."""
+
+    def close(self) -> None:
+        """Remember it."""
+        self.closed = True
+
+    def enqueue(self, work: Callable[[], None]) -> None:
+        """Run it now, or record it while a capture is open."""
+        if self._recording is not None:
+            self._recording.append(work)
+        else:
+            work()
+
+    def _move(self, destination: int, source: int, size: int) -> None:
+        ctypes.memmove(destination, source, size)
+
+
+class HostGraph:
+    """What was captured."""
+
+    def __init__(self, device: HostDevice, works: list[Callable[[], None]]) -> None:
+        self._device = device
+        self._works = works
+
+    def launch(self) -> None:
+        """Run all of it."""
+        self._device.launches += 1
+        for work in self._works:
+            work()
+
+    def close(self) -> None:
+        """Forget it; launching it again does nothing, and a test would see that."""
+        self._works = []
+
+
+class HostNetwork:
+    """``streamer.engine.gpu.Compiled`` on onnxruntime, reading and writing raw addresses."""
+
+    def __init__(self, network: Network, device: HostDevice) -> None:
+        self._session = onnxruntime.InferenceSession(
+            network.onnx, providers=["CPUExecutionProvider"]
+        )
+        self._device = device
+        self._values = [*self._session.get_inputs(), *self._session.get_outputs()]
+        self.network = network
+        self.fail = ""
+        self.rows: list[int] = []
+        self.closed = 0
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """Look it up in the session."""
+        return np.dtype(next(_TYPES[v.type] for v in self._values if v.name == name))
+
+    def context(self, inputs: Mapping[str, Shape]) -> HostContext:
+        """Find the outputs' shapes by running zeros through."""
+        zeros = {name: np.zeros(shape, self.dtype(name)) for name, shape in inputs.items()}
+        outputs = self.compute(zeros)
+        return HostContext(self, self._device, inputs, {n: o.shape for n, o in outputs.items()})
+
+    def compute(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Run the session."""
+        names = [output.name for output in self._session.get_outputs()]
+        return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
+
+    def close(self) -> None:
+        """Count it."""
+        self.closed += 1
+
+
+class HostContext:
+    """``streamer.engine.plan.Context``: tensors are arrays over addresses."""
+
+    def __init__(
+        self,
+        network: HostNetwork,
+        device: HostDevice,
+        inputs: Mapping[str, Shape],
+        outputs: dict[str, Shape],
+    ) -> None:
+        self._network = network
+        self._device = device
+        self._inputs = inputs
+        self.shapes = outputs
+        self._addresses: Mapping[str, int] = {}
+
+    def attach(self, addresses: Mapping[str, int]) -> None:
+        """Keep them."""
+        self._addresses = addresses
+
+    def enqueue(self) -> None:
+        """Run on what lies at the addresses, or record it."""
+        if self._network.fail:
+            raise EngineError(self._network.fail)
+        self._device.enqueue(self._run)
+
+    def _run(self) -> None:
+        inputs = {name: self._at(name, shape).copy() for name, shape in self._inputs.items()}
+        self._network.rows.append(len(next(iter(inputs.values()))))
+        for name, value in self._network.compute(inputs).items():
+            self._at(name, self.shapes[name])[...] = value
+
+    def _at(self, name: str, shape: Shape) -> NDArray[Any]:
+        dtype = self._network.dtype(name)
+        size = int(np.prod(shape)) * dtype.itemsize
+        raw = (ctypes.c_uint8 * size).from_address(self._addresses[name])
+        return np.ndarray(shape, dtype, buffer=memoryview(raw))

@@ -1,0 +1,261 @@
+"""Padded batches, packed copies, captured graphs and resident states, on a device of host memory.
+
+What is computed is compared with the bundle's two networks run one after the other on onnxruntime.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamer import bundle
+from streamer.engine import graphs
+from streamer.engine.gpu import GpuEngine
+from streamer.engine.onnx import OnnxEngine
+from streamer.engine.resident import ResidentStates
+from streamer.errors import BundleError, EngineError
+from streamer.temporal import HostStates, TemporalHead
+from tests.engine_fixtures import HostDevice, HostNetwork
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from streamer.bundle import Bundle
+    from streamer.types import F32
+
+
+class Rig(NamedTuple):
+    """An engine with what it runs on."""
+
+    engine: GpuEngine
+    device: HostDevice
+    network: HostNetwork
+
+
+def rig_of(network: graphs.Network) -> Rig:
+    """Return an engine over host memory."""
+    device = HostDevice()
+    compiled = HostNetwork(network, device)
+    return Rig(GpuEngine(network, compiled, device, name="host memory"), device, compiled)
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Bundle:
+    """Return the bundle in the package."""
+    return bundle.load(bundle.bundled_path())
+
+
+@pytest.fixture(scope="module")
+def reader_network(shipped: Bundle) -> graphs.Network:
+    """Return its two networks joined, with the tables."""
+    return graphs.reader(shipped.features_path, shipped.temporal_path)
+
+
+def faces_of(n: int, seed: int = 0) -> F32:
+    """Return noise of the bundle's size; any picture tells rows apart."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, 1, 48, 48)).astype(np.float32)
+
+
+def test_the_joined_network_says_what_it_is(reader_network: graphs.Network) -> None:
+    """Faces and slots go in, logits come out, and two tables stay."""
+    assert reader_network.inputs == ("faces", "slots", "kept", "h_table", "c_table")
+    assert reader_network.outputs == ("logits", "h_table_out", "c_table_out")
+    assert reader_network.axes["faces"] == ("N", 1, 48, 48)
+    assert reader_network.axes["h_table"] == ("C", 1, 96)
+    assert reader_network.precision == "fp32"
+
+
+def test_profiles_cover_every_bucket_once(reader_network: graphs.Network) -> None:
+    """Batches of 1 to 64 have a profile, and no bucket falls between two."""
+    ranges = [profile["N"] for profile in reader_network.profiles]
+    assert min(least for least, _, _ in ranges) == 1
+    assert max(most for _, _, most in ranges) == 64
+    for bucket in graphs.BUCKETS:
+        assert sum(least <= bucket <= most for least, _, most in ranges) == 1
+
+
+@pytest.mark.parametrize("n", [0, 1, 3, 64, 65, 150])
+def test_a_batch_of_any_size_equals_onnxruntime(shipped: Bundle, n: int) -> None:
+    """Padding and splitting are not seen in the result, whatever the size."""
+    rig = rig_of(graphs.batched(shipped.features_path))
+    faces = faces_of(n)
+    got = rig.engine.run({"faces": faces})
+    expected = OnnxEngine(shipped.features_path, threads=1).run({"faces": faces})
+    assert set(got) == {"features", "logits"}
+    for name in got:
+        assert got[name].shape == expected[name].shape
+        np.testing.assert_allclose(got[name], expected[name], atol=1e-5)
+
+
+def test_axes_other_than_the_first_are_padded_too(shipped: Bundle) -> None:
+    """The temporal step has its rows on the second axis of h and c."""
+    rig = rig_of(graphs.batched(shipped.temporal_path))
+    rng = np.random.default_rng(1)
+    inputs = {
+        "features": rng.normal(size=(70, 128)).astype(np.float32),
+        "h": rng.normal(size=(1, 70, 96)).astype(np.float32),
+        "c": rng.normal(size=(1, 70, 96)).astype(np.float32),
+    }
+    expected = OnnxEngine(shipped.temporal_path, threads=1).run(inputs)
+    got = rig.engine.run(inputs)
+    for name, value in expected.items():
+        np.testing.assert_allclose(got[name], value, atol=1e-5)
+    assert set(rig.network.rows) == {64, 8}
+
+
+def test_a_tick_is_one_launch(shipped: Bundle) -> None:
+    """After the graphs are captured, a batch of any bucket costs one launch and no capture."""
+    rig = rig_of(graphs.batched(shipped.features_path))
+    rig.engine.warm({"faces": faces_of(1)})
+    assert rig.device.captures == len(graphs.BUCKETS)
+    for n in (1, 2, 3, 9, 33, 64):
+        before = rig.device.launches
+        rig.engine.run({"faces": faces_of(n)})
+        assert rig.device.launches == before + 1
+    assert rig.device.captures == len(graphs.BUCKETS)
+
+
+def test_a_result_belongs_to_the_caller(shipped: Bundle) -> None:
+    """The next batch overwrites the block, not what was returned."""
+    rig = rig_of(graphs.batched(shipped.features_path))
+    first = rig.engine.run({"faces": faces_of(2, seed=1)})["logits"]
+    kept = first.copy()
+    rig.engine.run({"faces": faces_of(2, seed=2)})
+    np.testing.assert_array_equal(first, kept)
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.data())
+def test_resident_states_equal_states_in_memory(
+    shipped: Bundle, reader_network: graphs.Network, data: st.DataObject
+) -> None:
+    """Tracks that come, go, pause and outgrow the table read the same as by two networks."""
+    rig = rig_of(reader_network)
+    features = OnnxEngine(shipped.features_path, threads=1)
+    shape = shipped.manifest.temporal
+    engine = OnnxEngine(shipped.temporal_path, threads=1)
+    on_host = TemporalHead(
+        HostStates(engine, layers=shape.layers, units=shape.units), gap_reset_s=1.0
+    )
+    on_device = TemporalHead(ResidentStates(rig.engine), gap_reset_s=1.0)
+    media_s = 0.0
+    for step in range(5):
+        media_s += data.draw(st.sampled_from([0.1, 0.1, 2.0]))
+        tracks = data.draw(st.lists(st.integers(0, 90), min_size=1, max_size=70, unique=True))
+        keys = [("lobby", track) for track in tracks]
+        faces = faces_of(len(keys), seed=step)
+        times = [media_s] * len(keys)
+        read = features.run({"faces": faces})["features"]
+        np.testing.assert_allclose(
+            on_device.step(faces, keys, times), on_host.step(read, keys, times), atol=2e-5
+        )
+        gone = data.draw(st.lists(st.sampled_from(keys), max_size=5))
+        on_host.evict(gone)
+        on_device.evict(gone)
+
+
+def test_a_table_that_grows_keeps_its_rows(reader_network: graphs.Network) -> None:
+    """More tracks than the first table holds: the older ones go on where they were."""
+    rig = rig_of(reader_network)
+    head = TemporalHead(ResidentStates(rig.engine), gap_reset_s=10.0)
+    small = rig_of(reader_network)
+    alone = TemporalHead(ResidentStates(small.engine), gap_reset_s=10.0)
+    first, faces = [("lobby", 1)], faces_of(1)
+    head.step(faces, first, [0.0])
+    alone.step(faces, first, [0.0])
+    crowd = [("door", i) for i in range(graphs.FIRST_SLOTS)]
+    head.step(faces_of(len(crowd), seed=3), crowd, [0.0] * len(crowd))
+    assert rig.engine.slots > graphs.FIRST_SLOTS
+    np.testing.assert_allclose(
+        head.step(faces, first, [0.1]), alone.step(faces, first, [0.1]), atol=1e-6
+    )
+    assert small.engine.slots == graphs.FIRST_SLOTS
+
+
+def test_a_state_that_went_bad_ends_with_its_track(reader_network: graphs.Network) -> None:
+    """A track that starts in a slot full of NaN reads as one in a clean slot."""
+    rig = rig_of(reader_network)
+    fresh, faces = np.ones(1, np.bool_), faces_of(1)
+    states = ResidentStates(rig.engine)
+    clean = states.step(faces, np.array([5]), fresh)
+    for block in rig.device.memory.values():
+        if block.nbytes == graphs.FIRST_SLOTS * 96 * 4:
+            block.view(np.float32)[:] = np.nan
+    np.testing.assert_array_equal(states.step(faces, np.array([5]), fresh), clean)
+
+
+def test_everything_is_given_back(reader_network: graphs.Network) -> None:
+    """Closing frees all memory and the device, once."""
+    rig = rig_of(reader_network)
+    states = ResidentStates(rig.engine)
+    states.step(faces_of(3), np.arange(3), np.ones(3, np.bool_))
+    states.reserve(2 * graphs.FIRST_SLOTS)
+    rig.engine.close()
+    rig.engine.close()
+    assert not rig.device.memory
+    assert not rig.device.locked
+    assert rig.device.closed
+    assert rig.network.closed == 1
+    with pytest.raises(EngineError, match="after it was closed"):
+        states.step(faces_of(1), np.arange(1), np.ones(1, np.bool_))
+
+
+def test_wrong_inputs_are_refused_by_name(shipped: Bundle) -> None:
+    """A missing input, a wrong size and unequal rows are each said before anything runs."""
+    engine = rig_of(graphs.batched(shipped.temporal_path)).engine
+    features = np.zeros((2, 128), np.float32)
+    state = np.zeros((1, 2, 96), np.float32)
+    with pytest.raises(EngineError, match=r"temporal: got \['c', 'features'\]"):
+        engine.run({"features": features, "c": state})
+    with pytest.raises(EngineError, match=r"temporal: h has shape \(1, 2, 95\)"):
+        engine.run({"features": features, "h": state[:, :, 1:], "c": state})
+    with pytest.raises(EngineError, match=r"\[1, 2\] rows"):
+        engine.run({"features": features, "h": state[:, :1], "c": state})
+
+
+def test_a_failing_gpu_is_an_engine_error(shipped: Bundle) -> None:
+    """What the runtime says reaches the caller, and the engine can still be closed."""
+    rig = rig_of(graphs.batched(shipped.features_path))
+    rig.network.fail = "features: TensorRT failed: out of memory"
+    with pytest.raises(EngineError, match="out of memory"):
+        rig.engine.run({"faces": faces_of(1)})
+    rig.engine.close()
+    assert not rig.device.memory
+
+
+def test_shares_add_up_to_the_whole(shipped: Bundle) -> None:
+    """Transfer and compute are the device's, the rest of the time is launching."""
+    rig = rig_of(graphs.batched(shipped.features_path))
+    shares = rig.engine.measure({"faces": faces_of(8)}, rounds=2)
+    assert shares.transfer_s == pytest.approx(2e-3)
+    assert shares.compute_s == pytest.approx(1e-3)
+    assert shares.total_s > 0
+
+
+def test_a_detector_of_many_shapes_keeps_the_newest(shared: Path) -> None:
+    """Each picture shape is captured once; the store of them is bounded."""
+    from streamer.detect import yunet  # noqa: PLC0415 needs the file that may be missing
+
+    content = yunet.luma_network(shared / "models" / "face_detection_yunet_2026may.onnx")
+    rig = rig_of(graphs.detector(content, 320))
+    wide, tall = np.zeros((1, 1, 192, 320), np.float32), np.zeros((1, 1, 320, 192), np.float32)
+    for picture in (wide, tall, wide):
+        assert rig.engine.run({"input": picture})["cls_32"].shape == (1, 60, 1)
+    assert rig.device.captures == 2
+
+
+def test_networks_that_do_not_fit_are_refused(shipped: Bundle, tmp_path: Path) -> None:
+    """Two files in the wrong order, and a file that is no network, are a bundle's error."""
+    with pytest.raises(BundleError, match="does not fit"):
+        graphs.reader(shipped.temporal_path, shipped.temporal_path)
+    broken = tmp_path / "features.onnx"
+    broken.write_bytes(b"\xff not a network")
+    with pytest.raises(BundleError, match="not an ONNX file"):
+        graphs.batched(broken)
+    with pytest.raises(BundleError, match="No such file"):
+        graphs.batched(tmp_path / "none.onnx")
