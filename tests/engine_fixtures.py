@@ -10,12 +10,15 @@ import ctypes
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
 
 from streamer.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     from streamer.engine.plan import Shape
     from streamer.types import U8
 
-__all__ = ["HostDevice", "HostGraph", "HostNetwork"]
+__all__ = ["UNITS", "HostDevice", "HostGraph", "HostNetwork", "write_networks"]
 
 _TYPES = {
     "tensor(float)": np.float32,
@@ -203,3 +206,75 @@ class HostContext:
         size = int(np.prod(shape)) * dtype.itemsize
         raw = (ctypes.c_uint8 * size).from_address(self._addresses[name])
         return np.ndarray(shape, dtype, buffer=memoryview(raw))
+
+
+Axes = tuple[str | int, ...]
+
+UNITS = 3
+"""Units of the networks that ``write_networks`` writes; its features are as many."""
+
+
+def write_networks(folder: Path) -> tuple[Path, Path]:
+    """Write two small networks whose logits depend on every step so far.
+
+    The feature is the picture's mean, times 1, 2, 3. The step is ``h' = h / 2 + features`` and
+    ``c' = c + h'``; the logits are ``h'`` beside ``c'``.
+
+    Returns:
+        the CNN and the step, with the names and axes of a bundle.
+    """
+    scale = numpy_helper.from_array(np.arange(1, UNITS + 1, dtype=np.float32)[None], "scale")
+    cnn = [
+        helper.make_node("ReduceMean", ["faces", "axes"], ["mean"], keepdims=0),
+        helper.make_node("Unsqueeze", ["mean", "one"], ["mean_N1"]),
+        helper.make_node("Mul", ["mean_N1", "scale"], ["features"]),
+        helper.make_node("Identity", ["features"], ["logits"]),
+    ]
+    step = [
+        helper.make_node("Mul", ["h", "half"], ["decayed"]),
+        helper.make_node("Unsqueeze", ["features", "zero"], ["features_1NU"]),
+        helper.make_node("Add", ["decayed", "features_1NU"], ["h_out"]),
+        helper.make_node("Add", ["c", "h_out"], ["c_out"]),
+        helper.make_node("Concat", ["h_out", "c_out"], ["both"], axis=2),
+        helper.make_node("Squeeze", ["both", "zero"], ["logits"]),
+    ]
+    face: Axes = ("N", 1, 8, 8)
+    row: Axes = ("N", UNITS)
+    state: Axes = (1, "N", UNITS)
+    constants = {
+        "axes": np.array([1, 2, 3]),
+        "one": np.array([1]),
+        "zero": np.array([0]),
+        "half": np.array(0.5, np.float32),
+    }
+    initial = [scale, *(numpy_helper.from_array(v, n) for n, v in constants.items())]
+    paths = folder / "features.onnx", folder / "temporal.onnx"
+    _save(paths[0], cnn, {"faces": face}, {"features": row, "logits": row}, initial)
+    _save(
+        paths[1],
+        step,
+        {"features": row, "h": state, "c": state},
+        {"logits": ("N", 2 * UNITS), "h_out": state, "c_out": state},
+        initial,
+    )
+    return paths
+
+
+def _save(
+    path: Path,
+    nodes: list[onnx.NodeProto],
+    inputs: Mapping[str, Axes],
+    outputs: Mapping[str, Axes],
+    initial: list[onnx.TensorProto],
+) -> None:
+    used = {name for node in nodes for name in node.input}
+
+    def values(of: Mapping[str, Axes]) -> list[onnx.ValueInfoProto]:
+        return [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in of.items()]
+
+    graph = helper.make_graph(
+        nodes, path.stem, values(inputs), values(outputs), [t for t in initial if t.name in used]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)

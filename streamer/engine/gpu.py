@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.engine.graphs import BUCKETS, FIRST_SLOTS
+from streamer.engine.graphs import BUCKETS, FIRST_SLOTS, PADDING_SLOT
 from streamer.engine.plan import Block, Plan
 from streamer.errors import EngineError
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from streamer.engine.device import Device
     from streamer.engine.graphs import Network
     from streamer.engine.plan import Context, Shape
-    from streamer.types import F32
+    from streamer.types import F32, I64
 
 __all__ = ["Compiled", "GpuEngine", "Shares"]
 
@@ -95,6 +95,7 @@ class GpuEngine:
         self._outputs = [n for n in network.outputs if n not in network.resident.values()]
         self._slots = 0
         self._tables: dict[str, int] = {}  # resident inputs and the outputs that replace them
+        self._free: list[int] = []  # rows that belong to nobody
         self._closed = False
         if network.resident:
             self._resize(FIRST_SLOTS)
@@ -146,14 +147,22 @@ class GpuEngine:
             for bucket in BUCKETS if self._rows else (0,):
                 self._plan(inputs, bucket)
 
-    def grow(self, slots: int) -> None:
-        """Make the resident tables larger and keep what is in them.
+    def take(self, count: int) -> I64:
+        """Take free rows of the resident tables; they grow when there are too few.
 
         Raises:
             EngineError: when the device has no room.
         """
         with self._lock:
-            self._resize(slots)
+            while len(self._free) < count:
+                self._resize(2 * self._slots)
+            rows, self._free = self._free[:count], self._free[count:]
+        return np.array(rows, np.int64)
+
+    def give(self, rows: I64) -> None:
+        """Give rows back; their next owner starts from zeros."""
+        with self._lock:
+            self._free.extend(map(int, rows))
 
     def measure(self, inputs: Mapping[str, Array], rounds: int) -> Shares:
         """Time one batch of at most the largest bucket; tables move on as by ``run``.
@@ -248,6 +257,7 @@ class GpuEngine:
         self._tables = {n: device.allocate(bytes_of[n]) for n in resident}
         self._tables |= {s: device.allocate(bytes_of[n]) for n, s in resident.items()}
         self._slots = slots
+        self._free.extend(range(max(old_slots, PADDING_SLOT + 1), slots))
         for name in resident if old else ():
             device.copy(self._tables[name], old[name], self._table_bytes(name, old_slots))
         device.wait()

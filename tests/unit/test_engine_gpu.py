@@ -19,7 +19,7 @@ from streamer.engine.onnx import OnnxEngine
 from streamer.engine.resident import ResidentStates
 from streamer.errors import BundleError, EngineError
 from streamer.temporal import HostStates, TemporalHead
-from tests.engine_fixtures import HostDevice, HostNetwork
+from tests.engine_fixtures import UNITS, HostDevice, HostNetwork, write_networks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,10 +55,28 @@ def reader_network(shipped: Bundle) -> graphs.Network:
     return graphs.reader(shipped.features_path, shipped.temporal_path)
 
 
-def faces_of(n: int, seed: int = 0) -> F32:
-    """Return noise of the bundle's size; any picture tells rows apart."""
+@pytest.fixture(scope="module")
+def summing_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Return two networks whose logits depend on every step so far."""
+    return write_networks(tmp_path_factory.mktemp("summing"))
+
+
+@pytest.fixture(scope="module")
+def summing(summing_files: tuple[Path, Path]) -> graphs.Network:
+    """Return them joined, with the tables."""
+    return graphs.reader(*summing_files)
+
+
+def faces_of(n: int, seed: int = 0, size_px: int = 48) -> F32:
+    """Return noise around another brightness a face, so that any picture tells rows apart."""
     rng = np.random.default_rng(seed)
-    return rng.normal(size=(n, 1, 48, 48)).astype(np.float32)
+    level = rng.normal(size=(n, 1, 1, 1))
+    return (level + rng.normal(size=(n, 1, size_px, size_px))).astype(np.float32)
+
+
+def small_faces(n: int, seed: int = 0) -> F32:
+    """Return faces for the summing networks."""
+    return faces_of(n, seed, size_px=8)
 
 
 def test_the_joined_network_says_what_it_is(reader_network: graphs.Network) -> None:
@@ -129,71 +147,116 @@ def test_a_result_belongs_to_the_caller(shipped: Bundle) -> None:
     np.testing.assert_array_equal(first, kept)
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.data())
 def test_resident_states_equal_states_in_memory(
-    shipped: Bundle, reader_network: graphs.Network, data: st.DataObject
+    summing_files: tuple[Path, Path], summing: graphs.Network, data: st.DataObject
 ) -> None:
     """Tracks that come, go, pause and outgrow the table read the same as by two networks."""
-    rig = rig_of(reader_network)
-    features = OnnxEngine(shipped.features_path, threads=1)
-    shape = shipped.manifest.temporal
-    engine = OnnxEngine(shipped.temporal_path, threads=1)
-    on_host = TemporalHead(
-        HostStates(engine, layers=shape.layers, units=shape.units), gap_reset_s=1.0
-    )
-    on_device = TemporalHead(ResidentStates(rig.engine), gap_reset_s=1.0)
+    features, temporal = (OnnxEngine(path, threads=1) for path in summing_files)
+    on_host = TemporalHead(HostStates(temporal, layers=1, units=UNITS), gap_reset_s=1.0)
+    on_device = TemporalHead(ResidentStates(rig_of(summing).engine), gap_reset_s=1.0)
     media_s = 0.0
-    for step in range(5):
+    for step in range(6):
         media_s += data.draw(st.sampled_from([0.1, 0.1, 2.0]))
-        tracks = data.draw(st.lists(st.integers(0, 90), min_size=1, max_size=70, unique=True))
+        tracks = data.draw(st.lists(st.integers(0, 400), min_size=1, max_size=150, unique=True))
         keys = [("lobby", track) for track in tracks]
-        faces = faces_of(len(keys), seed=step)
-        times = [media_s] * len(keys)
+        faces, times = small_faces(len(keys), seed=step), [media_s] * len(keys)
         read = features.run({"faces": faces})["features"]
         np.testing.assert_allclose(
-            on_device.step(faces, keys, times), on_host.step(read, keys, times), atol=2e-5
+            on_device.step(faces, keys, times), on_host.step(read, keys, times), atol=1e-5
         )
         gone = data.draw(st.lists(st.sampled_from(keys), max_size=5))
         on_host.evict(gone)
         on_device.evict(gone)
 
 
-def test_a_table_that_grows_keeps_its_rows(reader_network: graphs.Network) -> None:
+def test_the_shipped_networks_read_the_same_joined(
+    shipped: Bundle, reader_network: graphs.Network
+) -> None:
+    """Four steps of six faces: the joined network gives what the bundle's two give."""
+    features = OnnxEngine(shipped.features_path, threads=1)
+    shape = shipped.manifest.temporal
+    temporal = OnnxEngine(shipped.temporal_path, threads=1)
+    states = HostStates(temporal, layers=shape.layers, units=shape.units)
+    on_host = TemporalHead(states, gap_reset_s=1.0)
+    on_device = TemporalHead(ResidentStates(rig_of(reader_network).engine), gap_reset_s=1.0)
+    keys = [("lobby", track) for track in range(6)]
+    for step in range(4):
+        faces = np.roll(shipped.parity.faces_N1HW, step, axis=0)
+        read = features.run({"faces": faces})["features"]
+        times = [0.1 * step] * len(keys)
+        np.testing.assert_allclose(
+            on_device.step(faces, keys, times), on_host.step(read, keys, times), atol=1e-5
+        )
+
+
+def logits_after(*brightness: float) -> F32:
+    """Compute the summing networks' logits by hand: h' = h / 2 + x and c' = c + h'."""
+    h = c = np.zeros(UNITS)
+    for value in brightness:
+        h = h / 2 + value * np.arange(1, UNITS + 1)
+        c = c + h
+    return np.concatenate([h, c])[None].astype(np.float32)
+
+
+def face_of(brightness: float) -> F32:
+    """Return one face of one brightness."""
+    return np.full((1, 1, 8, 8), brightness, np.float32)
+
+
+def test_a_table_that_grows_keeps_its_rows(summing: graphs.Network) -> None:
     """More tracks than the first table holds: the older ones go on where they were."""
-    rig = rig_of(reader_network)
-    head = TemporalHead(ResidentStates(rig.engine), gap_reset_s=10.0)
-    small = rig_of(reader_network)
-    alone = TemporalHead(ResidentStates(small.engine), gap_reset_s=10.0)
-    first, faces = [("lobby", 1)], faces_of(1)
-    head.step(faces, first, [0.0])
-    alone.step(faces, first, [0.0])
-    crowd = [("door", i) for i in range(graphs.FIRST_SLOTS)]
-    head.step(faces_of(len(crowd), seed=3), crowd, [0.0] * len(crowd))
-    assert rig.engine.slots > graphs.FIRST_SLOTS
+    engine = rig_of(summing).engine
+    states = ResidentStates(engine)
+    states.reserve(8)
+    slot, fresh, kept = np.array([7]), np.ones(1, np.bool_), np.zeros(1, np.bool_)
+    states.step(face_of(1.0), slot, fresh)
+    states.reserve(5 * graphs.FIRST_SLOTS)
+    crowd = np.arange(8, 5 * graphs.FIRST_SLOTS)
+    states.step(small_faces(len(crowd)), crowd, np.ones(len(crowd), np.bool_))
+    assert engine.slots == 8 * graphs.FIRST_SLOTS
     np.testing.assert_allclose(
-        head.step(faces, first, [0.1]), alone.step(faces, first, [0.1]), atol=1e-6
+        states.step(face_of(3.0), slot, kept), logits_after(1.0, 3.0), rtol=1e-6
     )
-    assert small.engine.slots == graphs.FIRST_SLOTS
 
 
-def test_a_state_that_went_bad_ends_with_its_track(reader_network: graphs.Network) -> None:
+def test_a_state_that_went_bad_ends_with_its_track(summing: graphs.Network) -> None:
     """A track that starts in a slot full of NaN reads as one in a clean slot."""
-    rig = rig_of(reader_network)
-    fresh, faces = np.ones(1, np.bool_), faces_of(1)
+    rig = rig_of(summing)
     states = ResidentStates(rig.engine)
-    clean = states.step(faces, np.array([5]), fresh)
-    for block in rig.device.memory.values():
-        if block.nbytes == graphs.FIRST_SLOTS * 96 * 4:
-            block.view(np.float32)[:] = np.nan
-    np.testing.assert_array_equal(states.step(faces, np.array([5]), fresh), clean)
+    states.reserve(6)
+    slot = np.array([5])
+    states.step(face_of(np.nan), slot, np.ones(1, np.bool_))
+    assert np.isnan(states.step(face_of(1.0), slot, np.zeros(1, np.bool_))).all()
+    np.testing.assert_allclose(
+        states.step(face_of(1.0), slot, np.ones(1, np.bool_)), logits_after(1.0)
+    )
 
 
-def test_everything_is_given_back(reader_network: graphs.Network) -> None:
+def test_two_heads_share_an_engine_and_no_row(summing: graphs.Network) -> None:
+    """Each head has rows of its own, and they are free again when it is gone."""
+    engine = rig_of(summing).engine
+    slot, fresh, kept = np.array([0]), np.ones(1, np.bool_), np.zeros(1, np.bool_)
+    one, two = ResidentStates(engine), ResidentStates(engine)
+    one.reserve(100)
+    two.reserve(100)
+    one.step(face_of(1.0), slot, fresh)
+    two.step(face_of(5.0), slot, fresh)
+    np.testing.assert_allclose(one.step(face_of(2.0), slot, kept), logits_after(1.0, 2.0))
+    np.testing.assert_allclose(two.step(face_of(2.0), slot, kept), logits_after(5.0, 2.0))
+    del one, two
+    for _ in range(9):
+        ResidentStates(engine).reserve(100)
+    assert engine.slots == graphs.FIRST_SLOTS
+
+
+def test_everything_is_given_back(summing: graphs.Network) -> None:
     """Closing frees all memory and the device, once."""
-    rig = rig_of(reader_network)
+    rig = rig_of(summing)
     states = ResidentStates(rig.engine)
-    states.step(faces_of(3), np.arange(3), np.ones(3, np.bool_))
+    states.reserve(3)
+    states.step(small_faces(3), np.arange(3), np.ones(3, np.bool_))
     states.reserve(2 * graphs.FIRST_SLOTS)
     rig.engine.close()
     rig.engine.close()
@@ -202,7 +265,7 @@ def test_everything_is_given_back(reader_network: graphs.Network) -> None:
     assert rig.device.closed
     assert rig.network.closed == 1
     with pytest.raises(EngineError, match="after it was closed"):
-        states.step(faces_of(1), np.arange(1), np.ones(1, np.bool_))
+        states.step(small_faces(1), np.arange(1), np.ones(1, np.bool_))
 
 
 def test_wrong_inputs_are_refused_by_name(shipped: Bundle) -> None:
