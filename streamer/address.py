@@ -10,7 +10,7 @@ import re
 
 from streamer.errors import ConfigError
 
-__all__ = ["check_address", "is_ipv4", "is_loopback"]
+__all__ = ["check_address", "following", "is_ipv4", "is_loopback"]
 
 _TCP = re.compile(r"tcp://(\[[^\[\]]+\]|[^:\[\]/]+):([0-9]{1,5}|\*)")
 _IPC = re.compile(r"ipc://\S+")
@@ -38,6 +38,20 @@ def check_address(address: str, *, key: str) -> None:
     port = match[2]
     if port != "*" and int(port) > _LAST_PORT:
         raise ConfigError(f"{key}: {address!r} has port {port}; the last one is {_LAST_PORT}")
+
+
+def following(address: str) -> str | None:
+    """Return the address one port on, where the snapshot is by convention.
+
+    None where there is no such port, or no port at all.
+
+    >>> following("tcp://127.0.0.1:5556")
+    'tcp://127.0.0.1:5557'
+    """
+    match = _TCP.fullmatch(address)
+    if match is None or match[2] == "*" or not 0 < int(match[2]) < _LAST_PORT:
+        return None
+    return f"tcp://{match[1]}:{int(match[2]) + 1}"
 
 
 def is_loopback(address: str) -> bool:

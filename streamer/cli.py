@@ -100,6 +100,16 @@ def watch(
         list[str] | None,
         typer.Option(metavar="PREFIX", help="Only topics that begin so; may be repeated."),
     ] = None,
+    snapshot: Annotated[
+        str,
+        typer.Option(
+            metavar="ADDR",
+            help="Where the table's first state comes from; default: one port after --connect.",
+        ),
+    ] = "",
+    lines: Annotated[
+        bool, typer.Option("--lines", help="One line an event, as where there is no terminal.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="One event a line, for pipes.")] = False,
     server_key: Annotated[
         str, typer.Option(metavar="FILE", help="The daemon's public CURVE certificate.")
@@ -108,27 +118,36 @@ def watch(
         str, typer.Option(metavar="FILE", help="Your own secret CURVE certificate.")
     ] = "",
 ) -> None:
-    """Subscribe to a daemon, print its events and say when some were missed.
+    """Subscribe to a daemon and show its faces in a live table, or each event in a line.
 
-    Topics read TYPE/CAMERA/, for instance: --topic emotion.changed/lobby/
+    What was missed is counted and said. Topics read TYPE/CAMERA/, for instance:
+    --topic emotion.changed/lobby/
     """
     from rich.console import Console
 
-    from streamer import keys
+    from streamer import address, keys
     from streamer import watch as watching
     from streamer.client import Subscriber
 
     if bool(server_key) != bool(client_key):
         raise ConfigError("--server-key and --client-key are needed together")
+    console, topics = Console(), tuple(topic or ("",))
+    table = console.is_terminal and not (console.is_dumb_terminal or lines or json)
     subscriber = Subscriber(
         connect=connect,
-        topics=tuple(topic or ("",)),
-        snapshot=None,
+        topics=topics,
+        snapshot=(snapshot or address.following(connect)) if table else None,
         server_key=keys.load_public(Path(server_key)) if server_key else None,
         keys=keys.load_pair(Path(client_key)) if client_key else None,
     )
     with subscriber:
-        code = watching.watch(subscriber, console=Console(), notes=Console(stderr=True), json=json)
+        if table:
+            from streamer import watch_table
+
+            code = watch_table.watch(subscriber, console=console, topics=topics)
+        else:
+            notes = Console(stderr=True)
+            code = watching.watch(subscriber, console=console, notes=notes, json=json)
     raise typer.Exit(code)
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from streamer.client import Received, Subscriber
 
-__all__ = ["describe", "watch"]
+__all__ = ["clean", "describe", "style_of", "watch"]
 
 _SILENCE_S = 5.0  # a person begins to wonder
 _BAR_CELLS = 10
@@ -79,13 +79,23 @@ def describe(event: Received) -> Text:
     """Return one line about an event: when, where, what."""
     data = event.data
     line = Text()
-    line.append(_clean(event.time[11:23]), style="dim")
+    line.append(clean(event.time[11:23]), style="dim")
     camera = data.camera if isinstance(data, (TrackData, CameraOnline, CameraOffline)) else ""
     track = f" #{data.track}" if isinstance(data, TrackData) else ""
-    line.append(f"  {_clean(camera) + track:<14}  ", style="bold")
-    line.append(f"{_clean(event.type):<15}  ")
+    line.append(f"  {clean(camera) + track:<14}  ", style="bold")
+    line.append(f"{clean(event.type):<15}  ")
     line.append_text(_what(data))
     return line
+
+
+def clean(text: str) -> str:
+    """Take out what could move the cursor or change the terminal: the text came over a network."""
+    return "".join(character if character.isprintable() else "�" for character in text)
+
+
+def style_of(label: str) -> str:
+    """Return the style in which a terminal shows an expression."""
+    return _STYLES.get(label.strip(), "bold")
 
 
 def _what(data: EventData | dict[str, Any]) -> Text:  # noqa: PLR0911 one line for each type
@@ -102,15 +112,15 @@ def _what(data: EventData | dict[str, Any]) -> Text:  # noqa: PLR0911 one line f
             x1, y1, x2, y2 = data.box
             return Text(f"{x2 - x1:.0f} × {y2 - y1:.0f} px")
         case CameraOnline():
-            return Text(f"{_clean(data.reason)}, {data.width} × {data.height}", style="green")
+            return Text(f"{clean(data.reason)}, {data.width} × {data.height}", style="green")
         case CameraOffline():
-            return Text(_clean(f"{data.reason} {data.detail}").strip(), style="red")
+            return Text(clean(f"{data.reason} {data.detail}").strip(), style="red")
         case DaemonStarted():
-            return Text(_clean(f"{data.bundle}, {data.engine}, {len(data.cameras)} cameras"))
+            return Text(clean(f"{data.bundle}, {data.engine}, {len(data.cameras)} cameras"))
         case DaemonStopping():
-            return Text(_clean(data.reason), style="yellow")
+            return Text(clean(data.reason), style="yellow")
         case _:
-            return Text(_clean(str(data)), style="dim")
+            return Text(clean(str(data)), style="dim")
 
 
 def _reading(label: str, confidence: float) -> Text:
@@ -121,7 +131,7 @@ def _reading(label: str, confidence: float) -> Text:
 
 
 def _label(label: str) -> Text:
-    return Text(_clean(label), style=_STYLES.get(label.strip(), "bold"))
+    return Text(clean(label), style=style_of(label))
 
 
 def _gap(event: Received) -> Text:
@@ -129,7 +139,7 @@ def _gap(event: Received) -> Text:
     if gap is None:
         return Text()
     restarted = "publisher restarted; " if gap.epoch_changed else ""
-    return Text(f"gap: {restarted}missed {gap.missing} of {_clean(gap.topic)}", style="yellow")
+    return Text(f"gap: {restarted}missed {gap.missing} of {clean(gap.topic)}", style="yellow")
 
 
 def _silence(subscriber: Subscriber) -> str:
@@ -138,11 +148,6 @@ def _silence(subscriber: Subscriber) -> str:
     if subscriber.refused:
         return f"{subscriber.address} refuses the connection: check the keys; still trying"
     return f"no publisher at {subscriber.address} yet; still trying"
-
-
-def _clean(text: str) -> str:
-    """Take out what could move the cursor or change the terminal: the text came over a network."""
-    return "".join(character if character.isprintable() else "�" for character in text)
 
 
 def _line(console: Console, event: Received) -> str:

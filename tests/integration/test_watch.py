@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
+import os
+import pty
+import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,6 +24,8 @@ from rich.console import Console
 
 from streamer.client import Gap, Received
 from streamer.events import (
+    CameraOffline,
+    CameraOnline,
     DaemonStopping,
     EmotionChanged,
     EmotionSample,
@@ -25,7 +34,7 @@ from streamer.events import (
 )
 from streamer.publish import PublishOptions
 from streamer.watch import describe
-from tests.publish_fixtures import event, every_event, publisher
+from tests.publish_fixtures import event, every_event, publisher, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -216,3 +225,118 @@ def test_gaps_are_reported_beside_the_events() -> None:
 
     assert "missed " in told
     assert "emotion.sample/lobby/" in told
+
+
+ENTER_SCREEN, LEAVE_SCREEN, SHOW_CURSOR = b"\x1b[?1049h", b"\x1b[?1049l", b"\x1b[?25h"
+
+
+@dataclass
+class Terminal:
+    """The program on a terminal of its own, 80 columns and 24 lines."""
+
+    process: subprocess.Popen[bytes]
+    descriptor: int
+    seen: bytes = b""
+
+    def until(self, text: str, timeout_s: float = 20.0) -> None:
+        """Read what the program writes until a text is in it; fail when it does not come."""
+        end_s = time.monotonic() + timeout_s
+        start = len(self.seen)
+        while text.encode() not in self.seen[start:]:
+            assert time.monotonic() < end_s, f"no {text!r} in {self.seen[-3000:]!r}"
+            self.read(0.1)
+
+    def read(self, timeout_s: float) -> bool:
+        """Read what is there; False when the program has closed the terminal."""
+        if not select.select([self.descriptor], [], [], timeout_s)[0]:
+            return self.process.poll() is None
+        try:
+            self.seen += os.read(self.descriptor, 65536)
+        except OSError:  # Linux says so when the other end is closed
+            return False
+        return True
+
+
+@contextmanager
+def terminal(*arguments: str) -> Iterator[Terminal]:
+    """Run the command line on a terminal."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    environment = os.environ | {"TERM": "xterm-256color"}
+    environment.pop("COLUMNS", None)
+    environment.pop("LINES", None)
+    with subprocess.Popen(
+        [sys.executable, "-m", "streamer", "watch", *arguments],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env=environment,
+        start_new_session=True,
+        # Makes it the session's terminal, so that Ctrl-C becomes a signal.
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509
+    ) as process:
+        try:
+            yield Terminal(process=process, descriptor=master)
+        finally:
+            process.kill()
+            os.close(master)
+            os.close(slave)
+
+
+@pytest.mark.parametrize("end", [b"\x03", b"q", signal.SIGTERM])
+def test_the_table_starts_from_the_snapshot_and_gives_the_terminal_back(
+    end: bytes | signal.Signals,
+) -> None:
+    """A late start shows the state though nothing is sent; each way to end leaves it clean."""
+    with publisher() as (source, _):
+        for value in (event(CameraOnline), event(EmotionSample), event(CameraOffline, "yard")):
+            source.emit(value)
+        assert source.drain(10)
+        addresses = ("--connect", source.bind, "--snapshot", source.snapshot)
+        with terminal(*addresses) as screen:
+            before = termios.tcgetattr(screen.descriptor)
+            screen.until("offline: timeout")
+            assert b"happiness" in screen.seen
+            assert screen.seen.count(ENTER_SCREEN) == 1
+            assert not termios.tcgetattr(screen.descriptor)[3] & termios.ECHO
+            if isinstance(end, bytes):
+                os.write(screen.descriptor, end)
+            else:
+                screen.process.send_signal(end)
+            while screen.read(0.1):
+                pass
+            assert screen.process.wait(10) == 0
+            assert termios.tcgetattr(screen.descriptor) == before
+
+    *_, last = screen.seen.split(LEAVE_SCREEN)
+    assert SHOW_CURSOR in screen.seen.rpartition(ENTER_SCREEN)[2]
+    assert b"events, 0 missed" in last
+    assert b"Traceback" not in screen.seen
+
+
+def test_the_table_follows_the_events_the_size_and_the_publisher() -> None:
+    """Readings move the rows, a wider terminal is used, a publisher that goes is told."""
+    with publisher() as (first, _):
+        address = first.bind
+        with terminal("--connect", address, "--snapshot", first.snapshot) as screen:
+            with talking(first, [event(CameraOnline), event(EmotionSample)]):
+                screen.until("91%")
+                size = struct.pack("HHHH", 24, 120, 0, 0)
+                fcntl.ioctl(screen.descriptor, termios.TIOCSWINSZ, size)
+                screen.until("last 30 s")
+            assert first.stop(10)
+            screen.until("no publisher there")
+            options = PublishOptions(bind=address, snapshot="tcp://127.0.0.1:0")
+            with publisher(options) as (second, _), talking(second, [event(EmotionSample)]):
+                screen.until("publisher restarted")
+
+
+def test_lines_and_json_are_to_be_had_on_a_terminal_too() -> None:
+    """`--lines` prints as into a pipe."""
+    with (
+        publisher() as (source, _),
+        talking(source, [event(EmotionSample)]),
+        terminal("--connect", source.bind, "--lines") as screen,
+    ):
+        wait_until(lambda: screen.read(0.1) and b"emotion.sample" in screen.seen, 20)
+        assert ENTER_SCREEN not in screen.seen

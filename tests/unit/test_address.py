@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.address import check_address, is_ipv4, is_loopback
+from streamer.address import check_address, following, is_ipv4, is_loopback
 from streamer.errors import ConfigError
 
 
@@ -70,3 +70,19 @@ def test_any_text_is_either_accepted_or_refused(text: str) -> None:
         assert len(str(error).splitlines()) == 1  # noqa: PT017 both ways are right
     is_loopback("tcp://" + text)
     is_ipv4("tcp://" + text)
+
+
+@pytest.mark.parametrize(
+    ("address", "next_one"),
+    [
+        ("tcp://127.0.0.1:5556", "tcp://127.0.0.1:5557"),
+        ("tcp://[::1]:9", "tcp://[::1]:10"),
+        ("tcp://cam.example:65535", None),
+        ("tcp://127.0.0.1:*", None),
+        ("tcp://127.0.0.1:0", None),
+        ("ipc:///run/streamer/events", None),
+    ],
+)
+def test_the_snapshot_is_one_port_on(address: str, next_one: str | None) -> None:
+    """The convention of the defaults, where an address has a port to count from."""
+    assert following(address) == next_one
