@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from streamer.events import CameraOffline, Event
 from streamer.metrics import DropReason
 from streamer.pace import Pace
+from streamer.threads import show_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -104,6 +105,7 @@ class ComputeLoop:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        show_name()
         while not self._stopping.is_set():
             with self.ready:
                 self.ready.wait_for(self._has_work, _IDLE_S)

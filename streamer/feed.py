@@ -10,6 +10,7 @@ from streamer.backoff import Backoff
 from streamer.errors import SourceError, SourceReason
 from streamer.metrics import DropReason
 from streamer.source import Continuity
+from streamer.threads import show_name
 from streamer.timeline import FrameRate
 
 if TYPE_CHECKING:
@@ -213,6 +214,7 @@ class CameraFeed:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        show_name()
         while not self._stop.is_set():
             failure, healthy_s = self._session()
             if failure.reason is SourceReason.STOPPED:

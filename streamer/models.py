@@ -19,6 +19,7 @@ from streamer.engine.onnx import OnnxEngine
 from streamer.lane import Lane, LaneOptions
 from streamer.pipeline import Pipeline
 from streamer.temporal import HostStates, TemporalHead
+from streamer.threads import show_name
 from streamer.track import FaceTracker, TrackOptions
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def load_models(config: Config) -> Models:
         log.warning("analysis_rate_unlike_training", fps=config.analysis.fps, trained=trained_fps)
     choice = choose_detector(config.detector)
     _warm(choice.detector)
-    workers = ThreadPoolExecutor(threads, thread_name_prefix="detect")
+    workers = ThreadPoolExecutor(threads, "detect", initializer=show_name)
     return Models(
         bundle=bundle,
         features=features,

@@ -21,6 +21,7 @@ from streamer.errors import ConfigError, StreamerError
 from streamer.keys import load_clients, load_pair
 from streamer.outbox import Outbox
 from streamer.sockets import ZAP_DOMAIN, Peers, bind, publishing_socket
+from streamer.threads import show_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -258,6 +259,7 @@ class _Loop:
 
     def run(self) -> None:
         """Go round until asked to stop and nothing waits; then close everything."""
+        show_name()
         poller = zmq.Poller()
         poller.register(self._wake, zmq.POLLIN)
         poller.register(self._router, zmq.POLLIN)

@@ -16,6 +16,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from streamer.errors import ConfigError, StreamerError
+from streamer.threads import show_name
 from streamer.web.routes import application
 
 if TYPE_CHECKING:
@@ -182,6 +183,7 @@ class WebServer:
     def _run(self) -> None:
         if self._server is None or self._socket is None:
             raise RuntimeError("the web thread runs before start()")
+        show_name()
         self._server.run(sockets=[self._socket])
 
 
