@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
+import sys
 import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from rich.text import Text
 
 from streamer import logs, systemd
 from streamer.app import Service
@@ -76,17 +80,24 @@ class _Demo:
             target=self._print, args=(subscriber,), name="printer", daemon=True
         )
         self._printer.start()
-        self._notes.print(
-            f"\n[bold]The live page:[/] {self._service.page}\n"
-            f"[bold]The events:[/]    streamer watch --connect {events}\n"
-            f"[bold]The metrics:[/]   {self._service.page}metrics\n"
-            "[dim]Ctrl-C stops. Try next: streamer demo --camera /dev/video0[/]\n",
-            highlight=False,
-            soft_wrap=True,
-        )
+        watch = f"{_program()} watch"
+        if (events, snapshot) != (f"tcp://127.0.0.1:{_EVENTS}", f"tcp://127.0.0.1:{_SNAPSHOT}"):
+            watch += f" --connect {events} --snapshot {snapshot}"
+        for name, what in (
+            ("The live page", self._service.page),
+            ("A live table", f"{watch}    (in another terminal)"),
+            ("The metrics", f"{self._service.page}metrics"),
+            ("Your camera", f"{_program()} demo --camera /dev/video0    (or rtsp://…)"),
+            ("The end", "Ctrl-C"),
+        ):
+            self._notes.print(
+                Text.assemble((f"{name:<15}", "bold"), what), highlight=False, soft_wrap=True
+            )
+        self._notes.print()
 
     def stop(self, reason: str, deadline_s: float) -> tuple[str, ...]:
         """Stop the daemon, then the subscriber, which has heard it stop."""
+        self._notes.print("\nStopping")  # begins after what the terminal shows of Ctrl-C
         overrun = self._service.stop(reason, deadline_s)
         self._done.set()
         if self._printer is not None:
@@ -139,6 +150,15 @@ def _config(url: str, *, name: str) -> Config:
         http=Http(bind=f"127.0.0.1:{_free(_HTTP)}"),
         purpose=Purpose(declared="demonstration"),
     )
+
+
+def _program() -> str:
+    """Return what to type for this program: its name where the shell finds it, else its path."""
+    called = sys.argv[0]
+    if called.endswith("__main__.py"):
+        return "python -m streamer"
+    name = Path(called).name
+    return name if shutil.which(name) else called
 
 
 def _free(port: int) -> int:
