@@ -3,7 +3,8 @@
 ``features.onnx`` maps ``faces`` (N, 1, H, W) to ``features`` (N, D) and ``logits`` (N, K): the
 reading of a single picture. ``temporal.onnx`` is one step with explicit state: ``features`` (N, D),
 ``h`` and ``c`` (L, N, U) to ``logits`` (N, K), ``h_out`` and ``c_out``; a track starts with zeros.
-The temperature of the manifest is already in both graphs.
+The temperature of the manifest is already in both graphs. ``features.fp16.onnx`` and
+``temporal.fp16.onnx``, where a bundle has them, are the same networks in half precision, for a GPU.
 
 Legend: N faces, H W pixels, D features, L layers, U units, T steps, K classes.
 """
@@ -50,7 +51,10 @@ FEATURES = "features.onnx"
 TEMPORAL = "temporal.onnx"
 PARITY = "parity.npz"
 MODEL_CARD = "MODEL_CARD.md"
+FEATURES_HALF = "features.fp16.onnx"
+TEMPORAL_HALF = "temporal.fp16.onnx"
 _FILES = (FEATURES, TEMPORAL, PARITY, MODEL_CARD)
+_OPTIONAL = (FEATURES_HALF, TEMPORAL_HALF)
 _MANIFEST_LIMIT = 1 << 20  # bytes; a real manifest is a few kB
 PARITY_TOLERANCE = 1e-3
 """Largest accepted difference of any probability between the exporter and this runtime (fp32)."""
@@ -163,6 +167,14 @@ class Bundle:
         return self.path / TEMPORAL
 
     @property
+    def half_paths(self) -> tuple[Path, Path] | None:
+        """The CNN's and the temporal head's files in half precision; None: there are none."""
+        names = (FEATURES_HALF, TEMPORAL_HALF)
+        if all(name in self.manifest.files for name in names):
+            return self.path / FEATURES_HALF, self.path / TEMPORAL_HALF
+        return None
+
+    @property
     def identity(self) -> str:
         """Name and the first digits of the CNN's hash: what events call this bundle."""
         return f"{self.manifest.name}@{self.manifest.files[FEATURES][:12]}"
@@ -193,7 +205,7 @@ def load(path: Path) -> Bundle:
             f"bundle {path}: format {manifest.format}, this version reads {FORMAT}; "
             "export the bundle again or update"
         )
-    for name in _FILES:
+    for name in (*_FILES, *(name for name in _OPTIONAL if name in manifest.files)):
         expected = manifest.files.get(name)
         if expected is None:
             raise BundleError(f"bundle {path}: the manifest does not list {name}")
@@ -213,7 +225,8 @@ def load(path: Path) -> Bundle:
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write ``manifest.json`` into a bundle's directory, with the hashes of the files there."""
-    hashes = {name: file_sha256(path / name) for name in _FILES}
+    present = (*_FILES, *(name for name in _OPTIONAL if (path / name).is_file()))
+    hashes = {name: file_sha256(path / name) for name in present}
     manifest = msgspec.structs.replace(manifest, files=hashes)
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
     (path / MANIFEST).write_bytes(text + b"\n")

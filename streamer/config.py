@@ -113,10 +113,14 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     Attributes:
         backend: ``auto`` takes tensorrt where it loads and a GPU answers, else onnxruntime.
         threads: compute threads in all; 0: as many as the process may use cores.
+        precision: what the networks compute in on a GPU; a CPU always takes fp32.
+        cache: folder of compiled engines; empty: the default one.
     """
 
     backend: Literal["auto", "tensorrt", "onnxruntime"] = "auto"
     threads: Annotated[int, Meta(ge=0, le=256)] = 0
+    precision: Literal["fp32", "fp16"] = "fp32"
+    cache: str = ""
 
 
 class Bundle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

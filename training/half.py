@@ -16,22 +16,34 @@ import onnx
 import onnxruntime
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from streamer import bundle as bundles
 from streamer.bundle import softmax
 from streamer.errors import BundleError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from streamer.bundle import Bundle
     from streamer.types import F32
 
-__all__ = ["LEAST_AGREEMENT", "LEAST_SAME", "HalfProof", "prove", "rounded", "to_half"]
+__all__ = [
+    "LARGEST_DIFFERENCE",
+    "LEAST_SAME",
+    "HalfProof",
+    "add_half",
+    "prove",
+    "rounded",
+    "to_half",
+]
 
 LEAST_SAME = 0.995
 """Share of faces whose label must be the same in both precisions."""
-LEAST_AGREEMENT = 0.01
+LARGEST_DIFFERENCE = 0.01
 """Largest difference of any probability."""
 _LARGEST = float(np.finfo(np.float16).max)
 _BATCH = 256
+_TRACKS = 16
+"""Tracks that the faces are dealt to, so that a few hundred faces make sequences of some length."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,31 +121,75 @@ def rounded(half: ModelProto) -> ModelProto:
     return model
 
 
-def prove(features: Path, half: Path, faces_N1HW: F32) -> HalfProof:
-    """Compare a CNN in both precisions, the half one rounded as a GPU rounds.
+def add_half(bundle: Path, faces_N1HW: F32) -> HalfProof:
+    """Write a bundle's networks in half precision beside the others, and prove them.
 
     Args:
-        features: the float32 file.
-        half: what ``to_half`` made of it.
+        bundle: its directory; the manifest is written anew.
+        faces_N1HW: normalised faces of a validation split.
+
+    Raises:
+        BundleError: when the bundle is damaged, or the proof fails; nothing is then added.
+    """
+    whole = bundles.load(bundle)
+    halves = [to_half(onnx.load(path)) for path in (whole.features_path, whole.temporal_path)]
+    proof = prove(whole, halves[0], halves[1], faces_N1HW)
+    for half, name in zip(halves, (bundles.FEATURES_HALF, bundles.TEMPORAL_HALF), strict=True):
+        onnx.save(half, bundle / name)
+    bundles.write_manifest(bundle, whole.manifest)
+    return proof
+
+
+def prove(bundle: Bundle, features: ModelProto, temporal: ModelProto, faces_N1HW: F32) -> HalfProof:
+    """Compare a bundle in both precisions, the half one rounded as a GPU rounds.
+
+    Faces are read as single pictures and, a few tracks beside one another, as sequences; the state
+    is kept in float32 in both.
+
+    Args:
+        bundle: with the float32 files.
+        features: what ``to_half`` made of the CNN.
+        temporal: what it made of the temporal head.
         faces_N1HW: normalised faces of a validation split.
 
     Raises:
         BundleError: when fewer than ``LEAST_SAME`` of the labels are the same, or a probability
-            differs by more than ``LEAST_AGREEMENT``.
+            differs by more than ``LARGEST_DIFFERENCE``.
     """
-    full_NK = _probabilities(onnx.load(features), faces_N1HW)
-    half_NK = _probabilities(rounded(onnx.load(half)), faces_N1HW)
+    whole_NK = _read(
+        bundle, onnx.load(bundle.features_path), onnx.load(bundle.temporal_path), faces_N1HW
+    )
+    half_NK = _read(bundle, rounded(features), rounded(temporal), faces_N1HW)
     proof = HalfProof(
         faces=len(faces_N1HW),
-        same=float((full_NK.argmax(1) == half_NK.argmax(1)).mean()),
-        largest=float(np.abs(full_NK - half_NK).max()),
+        same=float((whole_NK.argmax(1) == half_NK.argmax(1)).mean()),
+        largest=float(np.abs(whole_NK - half_NK).max()),
     )
-    if not (proof.same >= LEAST_SAME and proof.largest <= LEAST_AGREEMENT):
+    if not (proof.same >= LEAST_SAME and proof.largest <= LARGEST_DIFFERENCE):
         raise BundleError(
-            f"{half}: reads {proof.same:.2%} of {proof.faces} faces as in float32 and differs by "
-            f"up to {proof.largest:.2g}; accepted are {LEAST_SAME:.1%} and {LEAST_AGREEMENT:g}"
+            f"{bundle.path}: in half precision {proof.same:.2%} of {proof.faces} faces have the "
+            f"same label and a probability differs by up to {proof.largest:.2g}; accepted are "
+            f"{LEAST_SAME:.1%} and {LARGEST_DIFFERENCE:g}"
         )
     return proof
+
+
+def _read(bundle: Bundle, features: ModelProto, temporal: ModelProto, faces_N1HW: F32) -> F32:
+    """Return the probabilities of all faces alone, then of all of them as sequences."""
+    cnn, step = _session(features), _session(temporal)
+    parts = [
+        cnn.run(["features", "logits"], {"faces": faces_N1HW[i : i + _BATCH]})
+        for i in range(0, len(faces_N1HW), _BATCH)
+    ]
+    features_ND, logits_NK = (np.concatenate(part) for part in zip(*parts, strict=True))
+    shape = bundle.manifest.temporal
+    h = c = np.zeros((shape.layers, _TRACKS, shape.units), np.float32)
+    stepped = []
+    for i in range(0, len(features_ND) - _TRACKS + 1, _TRACKS):
+        rows = features_ND[i : i + _TRACKS]
+        logits, h, c = step.run(["logits", "h_out", "c_out"], {"features": rows, "h": h, "c": c})
+        stepped.append(logits)
+    return softmax(np.concatenate([logits_NK, *stepped]))
 
 
 def _halved(tensor: TensorProto) -> np.ndarray:
@@ -153,15 +209,10 @@ def _kinds(model: ModelProto) -> dict[str, int]:
     return {value.name: value.type.tensor_type.elem_type for value in values}
 
 
-def _probabilities(model: ModelProto, faces_N1HW: F32) -> F32:
+def _session(model: ModelProto) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     # An optimiser that saw a value rounded and widened again would call both casts redundant.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(
+    return onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    parts = [
-        session.run(["logits"], {"faces": faces_N1HW[i : i + _BATCH]})[0]
-        for i in range(0, len(faces_N1HW), _BATCH)
-    ]
-    return softmax(np.concatenate(parts))
