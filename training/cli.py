@@ -18,8 +18,10 @@ from streamer.errors import ConfigError, StreamerError
 
 if TYPE_CHECKING:
     from streamer.stages import Detector
+    from streamer.types import F32
     from training.data.clips import ClipSet
     from training.data.faces import FaceSet
+    from training.model import FaceNet
 
 __all__ = ["app", "main"]
 
@@ -77,6 +79,23 @@ def formats() -> None:
         typer.echo(f"{name:16} {words}")
 
 
+@data_app.command("audit")
+def audit_data(
+    data: Annotated[Path, typer.Argument(help="Cache of labelled faces.")],
+    out: Annotated[Path, typer.Option("--out", metavar="HTML", help="Page; JSON beside it.")],
+) -> None:
+    """Count classes, duplicates and leaks, and plot what the pictures cover."""
+    from training import report
+    from training.data import cache
+    from training.data.audit import audit
+
+    found = audit(cache.load(data).faces)
+    report.write(out, f"Audit of {data.name}", report.audit_sections(found), found)
+    pairs = ", ".join(f"{k} {v}" for k, v in sorted(found.near_pairs.items())) or "none"
+    typer.echo(f"{found.faces} faces; near-duplicate pairs: {pairs}")
+    typer.echo(f"{out}: written")
+
+
 @app.command()
 def fit(
     data: Faces,
@@ -120,16 +139,11 @@ def evaluate(
     import msgspec
     import torch
 
-    from training import checkpoint as checkpoints
     from training.export import calibrated
-    from training.recipes import config_from
     from training.release import measure
-    from training.train import averaged_model
 
     torch.set_num_threads(threads)
-    state = checkpoints.load(checkpoint)
-    bare = averaged_model(config_from(state.config), state.average["state"])
-    net = calibrated(bare, state.prior_K.numpy(), prior_share, 1.0)
+    net = calibrated(*_network(checkpoint), prior_share, 1.0)
     faces = _faces(data, leave_out).part(split)
     results = measure(net, faces, dataset=data.stem, split=split, temperature=1.0)
     for r in results:
@@ -141,6 +155,109 @@ def evaluate(
         )
     if out is not None:
         out.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1))
+
+
+@app.command("report")
+def report_model(
+    checkpoint: Annotated[Path, typer.Argument(help="best.pt or last.pt of a run.")],
+    data: Faces,
+    out: Annotated[Path, typer.Option("--out", metavar="HTML", help="Page; JSON beside it.")],
+    unseen: Unseen = [],  # noqa: B006 - typer copies it
+    leave_out: LeaveOut = [],  # noqa: B006 - typer copies it
+    threads: Threads = 2,
+) -> None:
+    """Write a page about a model: training curves, accuracy, confusion, calibration."""
+    import torch
+
+    from training import report
+    from training.export import calibrated
+    from training.release import measure_all, operating_point
+
+    torch.set_num_threads(threads)
+    bare, prior_K = _network(checkpoint)
+    faces = _faces(data, [])
+    share, temperature = operating_point(bare, prior_K, faces.part("valid"))
+    others = {key: _faces(path, leave_out) for key, path in map(_pair, unseen)}
+    net = calibrated(bare, prior_K, share, temperature)
+    measured = measure_all(net, faces, others, temperature)
+    sections = report.model_sections(measured, [], report.read_log(checkpoint.parent / "log.jsonl"))
+    report.write(out, f"Report on {checkpoint}", sections, measured)
+    typer.echo(f"{out}: written; share of the prior {share}, temperature {temperature:.3f}")
+
+
+@app.command()
+def diagnose(
+    checkpoint: Annotated[Path, typer.Argument(help="best.pt or last.pt of a run.")],
+    data: Faces,
+    out: Annotated[Path, typer.Option("--out", metavar="HTML", help="Page; JSON beside it.")],
+    steps: Annotated[int, typer.Option("--steps", help="Steps of the gradient traces.")] = 20,
+    threads: Threads = 2,
+) -> None:
+    """Plot dead and tireless neurons, and gradients with and without skip connections."""
+    import torch
+
+    from training import checkpoint as checkpoints
+    from training import diagnose as inside
+    from training import report
+    from training.recipes import config_from
+
+    torch.set_num_threads(threads)
+    faces, config = _faces(data, []), config_from(checkpoints.load(checkpoint).config)
+    some = torch.from_numpy(faces.part("valid").images_NHW[:512])[:, None].float() / 255.0
+    layers = inside.firing(_network(checkpoint)[0], some)
+    traces = [inside.gradient_trace(config, faces, steps, skip=skip) for skip in (True, False)]
+    sections = [report.firing_section(layers), report.trace_section(traces)]
+    report.write(out, f"Inside {checkpoint}", sections, {"firing": layers, "gradients": traces})
+    dead = sum(round(f.dead * len(f.share_C)) for f in layers)
+    ratios = ", ".join(f"{inside.vanishing_ratio(t):.3g}" for t in traces)
+    typer.echo(f"dead channels: {dead} of {sum(len(f.share_C) for f in layers)}")
+    typer.echo(f"first over last gradient, with and without skips: {ratios}")
+    typer.echo(f"{out}: written")
+
+
+@app.command()
+def ablate(
+    data: Faces,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A directory a run.")],
+    recipe: Annotated[str, typer.Option("--recipe", help="The base.")] = "ferplus",
+    set_: Annotated[
+        list[str],
+        typer.Option("--set", metavar="KEY=VALUE", help="Change the base, e.g. epochs=6."),
+    ] = [],  # noqa: B006 - typer copies it
+    only: Annotated[
+        list[str], typer.Option("--only", metavar="VARIANT", help="Repeatable; default: all.")
+    ] = [],  # noqa: B006 - typer copies it
+    seeds: Annotated[int, typer.Option("--seeds", help="Paired runs a variant.", min=1)] = 3,
+    unseen: Unseen = [],  # noqa: B006 - typer copies it
+    leave_out: LeaveOut = [],  # noqa: B006 - typer copies it
+    threads: Threads = 2,
+) -> None:
+    """Measure what each technique is worth: one change at a time, several seeds; can be resumed."""
+    import torch
+
+    from training import ablate as ablation
+    from training import recipes, report
+
+    torch.set_num_threads(threads)
+    others = {key: _faces(path, leave_out) for key, path in map(_pair, unseen)}
+    outcomes = ablation.ablate(
+        recipes.changed(recipes.recipe(recipe), set_),
+        _faces(data, []),
+        others,
+        out,
+        names=tuple(only) or tuple(ablation.VARIANTS),
+        seeds=tuple(range(seeds)),
+        report=lambda o: typer.echo(f"{o.variant}, seed {o.seed}: {o.accuracy:.3f} {o.uar:.3f}"),
+    )
+    rows = ablation.table(outcomes)
+    columns = ["variant", "runs", "validation", "to base"]
+    for name in others:
+        columns += [name, "to base"]
+    text = "Mean of accuracy and UAR, per cent; differences are paired by seed, ± standard error."
+    section = report.Section(title="Ablation", text=text, header=tuple(columns), rows=rows)
+    report.write(out / "ablation.html", "Ablation", [section], outcomes)
+    for row in rows:
+        typer.echo("  ".join(row))
 
 
 @app.command("export")
@@ -189,6 +306,17 @@ def _detector(path: Path | None) -> Detector | None:
     from streamer.detect.yunet import YuNet
 
     return YuNet(path)
+
+
+def _network(checkpoint: Path) -> tuple[FaceNet, F32]:
+    """Return a checkpoint's averaged network as trained, and its training set's class shares."""
+    from training import checkpoint as checkpoints
+    from training.recipes import config_from
+    from training.train import averaged_model
+
+    state = checkpoints.load(checkpoint)
+    net = averaged_model(config_from(state.config), state.average["state"])
+    return net, state.prior_K.numpy()
 
 
 def _faces(path: Path, leave_out: list[str]) -> FaceSet:

@@ -184,7 +184,8 @@ def release(
     )
     worst = export(full, out)
     report(f"parity with onnxruntime: largest difference of a probability {worst:.1g}")
-    proof = add_half(out, preprocess.normalise(valid.recut_NHW, 0.0, 255.0))
+    crops, _ = recut(faces.part("valid"))
+    proof = add_half(out, preprocess.normalise(crops, 0.0, 255.0))
     report(
         f"half precision: {proof.same:.2%} of {proof.faces} validation faces have the same label, "
         f"largest difference of a probability {proof.largest:.1g}"

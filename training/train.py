@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["BEST", "LAST", "LOG", "Validation", "averaged_model", "fit", "predict"]
 
 LAST, BEST, LOG = "last.pt", "best.pt", "log.jsonl"
-PRIOR_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+PRIOR_SHARES = tuple(round(0.05 * i, 2) for i in range(21))
 """How much of the corpus' prior is given back to balanced logits; validation chooses."""
 
 

@@ -1,0 +1,302 @@
+"""Self-contained HTML reports with plots, and the same figures as JSON.
+
+Plots are drawn as SVG without a display and stand inside the page; it loads nothing.
+
+Legend: N faces, K classes.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from matplotlib.figure import Figure
+
+from training.data.faces import CLASSES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from training.data.audit import Audit
+    from training.diagnose import Firing, GradientTrace
+    from training.release import Measured, TemporalResult
+
+__all__ = [
+    "Section",
+    "audit_sections",
+    "firing_section",
+    "model_sections",
+    "trace_section",
+    "write",
+]
+
+_STYLE = """\
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
+       color: #1b1f24; background: #fff; }
+table { border-collapse: collapse; margin: .6rem 0; font-variant-numeric: tabular-nums; }
+th, td { border: 1px solid #d0d7de; padding: .2rem .6rem; text-align: right; }
+th:first-child, td:first-child { text-align: left; }
+th { background: #f3f5f7; }
+figure { margin: 1rem 0; } figcaption { color: #57606a; }
+svg { max-width: 100%; height: auto; }
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """One part of a page.
+
+    Attributes:
+        title: its heading.
+        text: a paragraph before everything else.
+        header, rows: a table; empty: none.
+        plots: (caption, SVG) pairs.
+    """
+
+    title: str
+    text: str = ""
+    header: tuple[str, ...] = ()
+    rows: Sequence[tuple[str, ...]] = ()
+    plots: Sequence[tuple[str, str]] = ()
+
+
+def write(path: Path, title: str, sections: list[Section], data: object) -> None:
+    """Write the page, and beside it the figures as JSON under the same name.
+
+    Args:
+        path: ends in ``.html``.
+        title: of the page.
+        sections: in order.
+        data: dataclasses, lists and plain values with every figure the page shows.
+    """
+    parts = [f"<h1>{html.escape(title)}</h1>", *(_render(s) for s in sections)]
+    page = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
+        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>"
+        + "\n".join(parts)
+        + "</body></html>\n"
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+    encoded = msgspec.json.encode(data)
+    path.with_suffix(".json").write_bytes(msgspec.json.format(encoded, indent=1))
+
+
+def model_sections(
+    measured: list[Measured], temporal: list[TemporalResult], log: list[dict[str, Any]]
+) -> list[Section]:
+    """Return the sections about a model: training, accuracy, classes, time."""
+    out = []
+    if log:
+        out.append(Section(title="Training", plots=[("Loss and validation", _curves(log))]))
+    header = ("data", "split", "framing", "n", "accuracy", "UAR", "macro F1", "NLL", "Brier", "ECE")
+    rows = [
+        (
+            m.dataset,
+            m.split,
+            m.framing,
+            str(m.scores.n),
+            *(
+                f"{100 * i.value:.1f} ({100 * i.low:.1f}–{100 * i.high:.1f})"
+                for i in (m.scores.accuracy, m.scores.uar, m.scores.macro_f1)
+            ),
+            f"{m.scores.nll:.3f}",
+            f"{m.scores.brier:.3f}",
+            f"{m.ece_before:.3f} → {m.scores.ece:.3f}",
+        )
+        for m in measured
+    ]
+    note = (
+        "Per cent with 95 % bootstrap intervals over groups; one crop a face; ECE by temperature."
+    )
+    out.append(Section(title="Accuracy", text=note, header=header, rows=rows))
+    for m in measured:
+        title = f"{m.dataset}, {m.split}, {m.framing}"
+        each = [
+            (name, str(m.scores.support[name]), f"{100 * v:.1f}", f"{100 * m.scores.f1[name]:.1f}")
+            for name, v in m.scores.recall.items()
+        ]
+        plot = ("Rows are the truth; per cent of the row", _confusion(m.scores.confusion))
+        columns = ("class", "n", "recall %", "F1 %")
+        out.append(Section(title=title, header=columns, rows=each, plots=[plot]))
+    if temporal:
+        out.append(_temporal(temporal))
+    return out
+
+
+def audit_sections(audit: Audit) -> list[Section]:
+    """Return the sections about a face set."""
+    splits = list(audit.counts)
+    counts = [
+        (name, *(str(audit.counts[s][name]) for s in splits), f"{audit.agreement.get(name, 0):.2f}")
+        for name in CLASSES
+    ]
+    facts = [
+        ("pictures", str(audit.faces)),
+        ("exact duplicates", str(audit.exact_duplicates)),
+        ("evaluation pictures marked as being in train", str(audit.leaks_marked)),
+        *((f"near-duplicate pairs, {k}", str(v)) for k, v in sorted(audit.near_pairs.items())),
+        *((f"imbalance, {k}", f"{v:.1f}") for k, v in audit.imbalance.items()),
+        *((f"clearly labelled, {k}", f"{v:.3f}") for k, v in audit.clear.items()),
+    ]
+    spreads = {"brightness": audit.brightness, "contrast": audit.contrast}
+    spreads |= {"sharpness": audit.sharpness}
+    if audit.poses is not None:
+        facts.append(("eyes found", f"{audit.poses.eyes_found:.3f}"))
+        spreads |= {
+            "eye distance": audit.poses.eye_distance,
+            "roll (degrees)": audit.poses.roll_deg,
+        }
+        spreads |= {"turn": audit.poses.turn}
+    cover = [
+        (name, *(f"{v:.3g}" for v in (s.p5, s.p25, s.p50, s.p75, s.p95)))
+        for name, s in spreads.items()
+    ]
+    bars = ("Pictures a class, by split", _bars(audit.counts))
+    return [
+        Section(title="Facts", header=("", ""), rows=facts),
+        Section(
+            title="Classes",
+            text="By the majority of votes; the last column is the share of clear pictures whose "
+            "second label agrees.",
+            header=("class", *splits, "agreement"),
+            rows=counts,
+            plots=[bars],
+        ),
+        Section(title="Coverage", header=("", "5 %", "25 %", "50 %", "75 %", "95 %"), rows=cover),
+    ]
+
+
+def firing_section(layers: list[Firing]) -> Section:
+    """Return the section about neurons that never or always fire."""
+    rows = [(f.layer, str(len(f.share_C)), f"{f.dead:.3f}", f"{f.always:.3f}") for f in layers]
+    figure = Figure(figsize=(9, 3.2))
+    axes = figure.subplots()
+    axes.boxplot([f.share_C for f in layers], showfliers=True)
+    axes.set_xticks(range(1, len(layers) + 1), [f.layer for f in layers], rotation=60, fontsize=7)
+    axes.set_ylabel("share of places that fire")
+    return Section(
+        title="Neurons",
+        header=("layer", "channels", "dead", "always firing"),
+        rows=rows,
+        plots=[("How often channels fire, a layer", _svg(figure))],
+    )
+
+
+def trace_section(traces: list[GradientTrace]) -> Section:
+    """Return the section that compares gradients with and without skip connections."""
+    figure = Figure(figsize=(9, 3.6))
+    axes = figure.subplots()
+    for trace in traces:
+        norms = np.maximum(np.array(trace.norms), 1e-12)
+        label = "with skips" if trace.skip else "without skips"
+        axes.semilogy(np.exp(np.log(norms).mean(axis=0)), marker="o", label=label)
+    axes.set_xlabel("convolution, from the picture to the classifier")
+    axes.set_ylabel("gradient over weight (norms)")
+    axes.legend()
+    return Section(title="Gradients", plots=[("Geometric mean over the steps", _svg(figure))])
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's log, or nothing where there is none."""
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _render(section: Section) -> str:
+    parts = [f"<h2>{html.escape(section.title)}</h2>"]
+    if section.text:
+        parts.append(f"<p>{html.escape(section.text)}</p>")
+    if section.header:
+        head = "".join(f"<th>{html.escape(h)}</th>" for h in section.header)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
+            for row in section.rows
+        )
+        parts.append(f"<table><tr>{head}</tr>{body}</table>")
+    parts += [
+        f"<figure>{svg}<figcaption>{html.escape(caption)}</figcaption></figure>"
+        for caption, svg in section.plots
+    ]
+    return "\n".join(parts)
+
+
+def _temporal(results: list[TemporalResult]) -> Section:
+    rows = [
+        (
+            t.dataset,
+            f"{t.step_s:.3f}",
+            name,
+            str(s.clips),
+            f"{100 * s.apex_accuracy:.1f}",
+            f"{100 * s.uar:.1f}",
+            f"{s.flicker_hz:.2f}",
+            f"{s.lag_s:.2f}",
+        )
+        for t in results
+        for name, s in (
+            ("head", t.head),
+            ("frames alone", t.frames),
+            (f"moving average {t.average_weight:g}", t.average),
+        )
+    ]
+    header = ("data", "step (s)", "reader", "clips", "apex %", "UAR %", "flicker (1/s)", "lag (s)")
+    return Section(title="Over time", header=header, rows=rows)
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    figure.tight_layout()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]  # without the XML prologue, which HTML does not know
+
+
+def _curves(log: list[dict[str, Any]]) -> str:
+    figure = Figure(figsize=(9, 3.2))
+    left, right = figure.subplots(1, 2)
+    epochs = [line["epoch"] for line in log]
+    left.plot(epochs, [line["loss"] for line in log])
+    left.set(xlabel="epoch", ylabel="training loss")
+    for key in ("accuracy", "uar", "accuracy_recut", "uar_recut", "score"):
+        right.plot(epochs, [line[key] for line in log], label=key)
+    right.set(xlabel="epoch", ylabel="validation")
+    right.legend(fontsize=7)
+    return _svg(figure)
+
+
+def _confusion(counts: list[list[int]]) -> str:
+    table = np.array(counts, np.float64)
+    share = 100 * table / np.maximum(table.sum(axis=1, keepdims=True), 1.0)
+    figure = Figure(figsize=(6, 5))
+    axes = figure.subplots()
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
+    half = 50.0  # per cent; above it the cell is dark and its figure white
+    for (row, column), value in np.ndenumerate(share):
+        colour = "white" if value > half else "black"
+        axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=8)
+    axes.set_xticks(range(len(CLASSES)), CLASSES, rotation=60)
+    axes.set_yticks(range(len(CLASSES)), CLASSES)
+    axes.set(xlabel="said", ylabel="true")
+    return _svg(figure)
+
+
+def _bars(counts: dict[str, dict[str, int]]) -> str:
+    figure = Figure(figsize=(9, 3.2))
+    axes = figure.subplots()
+    width = 0.8 / max(1, len(counts))
+    for place, (split, each) in enumerate(counts.items()):
+        x = np.arange(len(CLASSES)) + place * width
+        axes.bar(x, [each[name] for name in CLASSES], width, label=split)
+    axes.set_xticks(np.arange(len(CLASSES)) + 0.4, CLASSES)
+    axes.set_yscale("log")
+    axes.legend()
+    return _svg(figure)
