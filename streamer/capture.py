@@ -381,6 +381,7 @@ def _info(
         container=container.format.name,
         live=kind is reach.Kind.DEVICE or (kind is reach.Kind.NETWORK and from_camera),
         regular_file=kind is reach.Kind.FILE,
+        duration_s=None if endless else (container.duration or 0) / av.time_base,
     )
 
 

@@ -81,6 +81,7 @@ class SourceInfo:
         container: FFmpeg's name of the container or protocol, such as ``rtsp``.
         live: a camera; else something with an end, which can be paced and looped.
         regular_file: a file on this machine.
+        duration_s: how long it says it is; None where it does not say, and for cameras.
     """
 
     codec: str
@@ -91,3 +92,4 @@ class SourceInfo:
     container: str
     live: bool
     regular_file: bool
+    duration_s: float | None = None

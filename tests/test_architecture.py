@@ -31,7 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 # Each of these is imported by nobody but its owner.
 OWNERS = {
-    "av": {"streamer.capture", "streamer.showreel"},
+    "av": {"streamer.capture", "streamer.showreel", "streamer.analyse.video"},
     "zmq": {"streamer.publish", "streamer.client", "streamer.keys", "streamer.sockets"},
     "mediapipe": {"streamer.detect.mediapipe"},
     "tensorrt": {"streamer.engine.tensorrt"},

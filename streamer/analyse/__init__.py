@@ -1,0 +1,1 @@
+"""``streamer analyse``: the daemon's analysis over recorded files, faster than real time."""
