@@ -94,7 +94,7 @@ def measure(config: Config, clips: list[Path], cameras: int, seconds: float) -> 
         latencies_ms = _listen(subscriber, seconds)
         after = daemon.look()
     spent_s = after.at_s - before.at_s
-    counts = after.counts - before.counts
+    counts = Counter({key: count - before.counts[key] for key, count in after.counts.items()})
     return Load(
         cameras=cameras,
         seconds=spent_s,
@@ -111,7 +111,8 @@ def measure(config: Config, clips: list[Path], cameras: int, seconds: float) -> 
             if key.startswith("dropped ")
         },
         cpu_s={
-            group: round(ticks / _TICKS, 3) for group, ticks in (after.cpu - before.cpu).items()
+            group: round((ticks - before.cpu[group]) / _TICKS, 3)
+            for group, ticks in after.cpu.items()
         },
         memory_mb=after.memory_mb,
     )
