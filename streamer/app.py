@@ -107,7 +107,8 @@ class Service:
         self._web.start()
         self._publisher.start()
         self._ready["sockets"] = True
-        models = self._models = load_models(config)
+        patience = systemd.start_extension(systemd.Notifier(self._clock), self._clock)
+        models = self._models = load_models(config, progress=patience)
         self._ready |= {"bundle": True, "engines": True}
         self._metrics.build_info.info({"version": __version__})
         self._metrics.bundle_info.info({"bundle": models.bundle.identity})
@@ -299,7 +300,7 @@ class Service:
         return DaemonStarted(
             versions={"streamer": __version__, "python": platform.python_version()},
             bundle=models.bundle.identity,
-            engine=models.features.name,
+            engine=models.reading.name,
             cameras=tuple(camera.name for camera in self._config.cameras),
             purpose=self._config.purpose.declared,
         )

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMAT",
+    "HALF_TOLERANCE",
     "PARITY_TOLERANCE",
     "Bundle",
     "Input",
@@ -58,6 +59,8 @@ _OPTIONAL = (FEATURES_HALF, TEMPORAL_HALF)
 _MANIFEST_LIMIT = 1 << 20  # bytes; a real manifest is a few kB
 PARITY_TOLERANCE = 1e-3
 """Largest accepted difference of any probability between the exporter and this runtime (fp32)."""
+HALF_TOLERANCE = 1e-2
+"""The same for networks in half precision, which the exporter proves on a validation split."""
 
 _Positive = Annotated[int, Meta(gt=0, le=65_536)]
 _Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]

@@ -12,18 +12,18 @@ import numpy as np
 import structlog
 
 from streamer import bundle as bundles
+from streamer import reading
 from streamer.assets import default_folder
 from streamer.cores import usable_cores
 from streamer.detect import choose
-from streamer.engine.onnx import OnnxEngine
 from streamer.lane import Lane, LaneOptions
 from streamer.pipeline import Pipeline
-from streamer.temporal import HostStates, TemporalHead
+from streamer.temporal import TemporalHead
 from streamer.threads import show_name
 from streamer.track import FaceTracker, TrackOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from streamer.bundle import Bundle
     from streamer.config import Config
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from streamer.detect import Choice
     from streamer.metrics import Metrics
     from streamer.pipeline import Viewer
+    from streamer.reading import Reading
     from streamer.stages import Detector, Engine, Sink
 
 __all__ = ["Models", "choose_detector", "load_models", "make_pipeline"]
@@ -48,16 +49,14 @@ class Models:
 
     Attributes:
         bundle: what is run, verified.
-        features: the CNN.
-        temporal: one step of the temporal head.
+        reading: the CNN and the temporal network.
         detector: finds faces.
         backend: which detector it is.
         workers: threads for what can be spread; as many as there are cores to use.
     """
 
     bundle: Bundle
-    features: Engine
-    temporal: Engine
+    reading: Reading
     detector: Detector
     backend: str
     workers: ThreadPoolExecutor
@@ -67,56 +66,62 @@ class Models:
         """Runtime and device of each network."""
         return {
             "detect": self.backend,
-            "features": self.features.name,
-            "temporal": self.temporal.name,
+            "features": self.reading.name,
+            "temporal": self.reading.name,
         }
 
     def close(self) -> None:
         """Free the runtimes; may be called twice."""
         self.workers.shutdown(wait=True)
         self.detector.close()
-        self.features.close()
-        self.temporal.close()
+        self.reading.close()
 
 
-def load_models(config: Config) -> Models:
+def load_models(config: Config, *, progress: Callable[[], None] = lambda: None) -> Models:
     """Load, prove and warm all networks of a configuration.
+
+    Args:
+        config: which, and on what.
+        progress: called while an engine is compiled, from any thread.
 
     Raises:
         BundleError: when the bundle is damaged or does not compute what it promises.
-        ConfigError: when no face detector can be had.
+        ConfigError: when no face detector can be had, or TensorRT is insisted on and cannot be had.
         EngineError: when a runtime fails.
     """
     threads = config.engine.threads or usable_cores()
     cv2.setNumThreads(1)  # its pool would compete with ours for the same cores
     bundle = bundles.load(bundles.path_of(config.bundle.path))
-    features = OnnxEngine(bundle.features_path, threads=threads)
-    temporal = OnnxEngine(bundle.temporal_path, threads=1)  # a step is too small to be split
-    difference = bundles.verify_parity(bundle, features, temporal)
-    log.info(
-        "bundle_verified",
-        bundle=bundle.identity,
-        engine=features.name,
-        largest_difference=float(f"{difference:.1e}"),
+    chosen = reading.choose(
+        bundle,
+        config.engine,
+        detector_px=config.detector.input_px,
+        threads=threads,
+        progress=progress,
     )
     trained_fps = 1 / bundle.manifest.temporal.step_s
     if abs(config.analysis.fps - trained_fps) > _RATE_TOLERANCE * trained_fps:
         log.warning("analysis_rate_unlike_training", fps=config.analysis.fps, trained=trained_fps)
-    choice = choose_detector(config.detector)
+    choice = choose_detector(config.detector, compiled=chosen.compiled)
     _warm(choice.detector)
     workers = ThreadPoolExecutor(threads, "detect", initializer=show_name)
     return Models(
         bundle=bundle,
-        features=features,
-        temporal=temporal,
+        reading=chosen.reading,
         detector=choice.detector,
         backend=choice.backend,
         workers=workers,
     )
 
 
-def choose_detector(options: DetectorOptions) -> Choice:
+def choose_detector(
+    options: DetectorOptions, *, compiled: Callable[[bytes], Engine | None] | None = None
+) -> Choice:
     """Build the configured face detector and log which it is and why.
+
+    Args:
+        options: of ``[detector]``.
+        compiled: makes an engine of YuNet's network on a GPU, see ``streamer.reading``.
 
     Raises:
         ConfigError: if none can be had, with the reasons.
@@ -128,6 +133,7 @@ def choose_detector(options: DetectorOptions) -> Choice:
         mirror=options.mirror,
         input_px=options.input_px,
         score=options.score,
+        compiled=compiled,
         report=lambda line: log.info("asset_reported", line=line),
     )
     log.info("detector_chosen", detector=choice.backend, why=choice.why)
@@ -159,13 +165,8 @@ def make_pipeline(
     )
     return Pipeline(
         detector=models.detector,
-        features=models.features,
-        temporal=TemporalHead(
-            HostStates(
-                models.temporal, layers=manifest.temporal.layers, units=manifest.temporal.units
-            ),
-            gap_reset_s=config.analysis.gap_reset_s,
-        ),
+        features=models.reading.features,
+        temporal=TemporalHead(models.reading.states(), gap_reset_s=config.analysis.gap_reset_s),
         lane=lambda camera: Lane(camera, FaceTracker(track_options), lane_options),
         sink=sink,
         metrics=metrics,

@@ -45,7 +45,7 @@ class Pipeline:
 
     Args:
         detector: finds faces.
-        features: the CNN, see ``streamer.bundle``.
+        features: the CNN, see ``streamer.bundle``; None where the temporal network reads faces.
         temporal: the LSTM with the states of all tracks.
         lane: makes the lane of a new camera.
         sink: takes the events.
@@ -60,7 +60,7 @@ class Pipeline:
         self,
         *,
         detector: Detector,
-        features: Engine,
+        features: Engine | None,
         temporal: TemporalHead,
         lane: Callable[[str], Lane],
         sink: Sink,
@@ -144,9 +144,11 @@ class Pipeline:
         self._metrics.batch_faces.observe(len(batch))
         if not len(batch):
             return Predictions(probabilities_NK=np.zeros((0, 0), np.float32), keys=())
-        features_ND = self._features.run({"faces": batch.faces_N1HW})["features"]
-        laps.lap("features")
-        probabilities_NK = self._temporal.step(features_ND, batch.keys, media_s)
+        rows = batch.faces_N1HW
+        if self._features is not None:
+            rows = self._features.run({"faces": rows})["features"]
+            laps.lap("features")
+        probabilities_NK = self._temporal.step(rows, batch.keys, media_s)
         laps.lap("temporal")
         return Predictions(probabilities_NK=probabilities_NK, keys=batch.keys)
 

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Final
 from streamer.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from streamer.stages import Clock
 
-__all__ = ["Notifier", "credential", "watchdog_interval_s"]
+__all__ = ["Notifier", "credential", "start_extension", "watchdog_interval_s"]
 
 _CREDENTIAL_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _STATUS_LIMIT: Final = 400
@@ -29,6 +29,10 @@ _STATUS_LIMIT: Final = 400
 _SEND_TIMEOUT_S: Final = 1.0
 """How long one notification may take when the manager's queue is full: half of the shortest
 watchdog interval anyone sets, so that a busy manager never stalls a worker for long."""
+_PATIENCE_S: Final = 120.0
+"""How long one step of an engine build may take: timing one layer's kernels is seconds on a desktop
+GPU and tens of seconds on a small Jetson."""
+_SAY_EVERY_NS: Final = 1_000_000_000
 
 
 class Notifier:
@@ -94,6 +98,23 @@ class Notifier:
             except OSError:
                 return False
         return True
+
+
+def start_extension(notifier: Notifier, clock: Clock) -> Callable[[], None]:
+    """Return a function to call on every bit of progress while starting, from any thread.
+
+    The manager then waits longer for readiness, at most ``_PATIENCE_S`` past the last progress.
+    """
+    said_ns = -_SAY_EVERY_NS
+
+    def progressed() -> None:
+        nonlocal said_ns
+        now_ns = clock.monotonic_ns()
+        if now_ns - said_ns >= _SAY_EVERY_NS:
+            said_ns = now_ns
+            notifier.extend_timeout(_PATIENCE_S)
+
+    return progressed
 
 
 def _address(name: str) -> str | None:

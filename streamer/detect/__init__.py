@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from streamer.stages import Detector
+    from streamer.stages import Detector, Engine
 
 __all__ = ["Choice", "choose"]
 
@@ -45,6 +45,7 @@ def choose(
     input_px: int = 480,
     score: float = 0.6,
     threads: int = 1,
+    compiled: Callable[[bytes], Engine | None] | None = None,
     report: Callable[[str], None],
 ) -> Choice:
     """Build the detector that was asked for, with its model file fetched if need be.
@@ -60,6 +61,7 @@ def choose(
         score: least confidence of a face that is new, 0..1; the detector also returns less
             confident ones, for the tracker to continue faces that it knows.
         threads: threads of one inference of YuNet; MediaPipe's are fixed.
+        compiled: makes an engine of YuNet's network on another runtime, see ``YuNet``.
         report: told in one line what each source of a file said.
 
     Raises:
@@ -81,7 +83,9 @@ def choose(
                 raise
             why = f"because YuNet cannot be had: {error}"
         else:
-            detector = _yunet(path, input_px=input_px, score=score, threads=threads)
+            detector = _yunet(
+                path, input_px=input_px, score=score, threads=threads, compiled=compiled
+            )
             if backend == "auto":
                 why = "because its file can be had, and it is the faster and finds more"
             return Choice(detector=detector, backend="yunet", why=why)
@@ -96,10 +100,19 @@ def choose(
 # The runtimes are imported when they are chosen: mediapipe alone takes a second and 100 MB.
 
 
-def _yunet(path: Path, *, input_px: int, score: float, threads: int) -> Detector:
+def _yunet(
+    path: Path,
+    *,
+    input_px: int,
+    score: float,
+    threads: int,
+    compiled: Callable[[bytes], Engine | None] | None,
+) -> Detector:
     from streamer.detect.yunet import YuNet  # noqa: PLC0415 (see above)
 
-    return YuNet(path, input_size=input_px, score_threshold=score, threads=threads)
+    return YuNet(
+        path, input_size=input_px, score_threshold=score, threads=threads, compiled=compiled
+    )
 
 
 def _mediapipe(fetch: Callable[[str], Path], *, score: float) -> Detector:

@@ -72,8 +72,8 @@ class YuNet:
         score_threshold: least confidence of a face, 0..1.
         nms_threshold: two boxes that overlap by more (intersection over union) are one face.
         threads: threads of one inference; several cameras gain more from one thread each.
-        compiled: makes an engine of the network (1, 1, height, width) on another runtime; None:
-            onnxruntime on the CPU.
+        compiled: makes an engine of the network on another runtime; where there is none, or it
+            returns None, onnxruntime on the CPU is taken.
 
     Raises:
         ConfigError: if the file cannot be read or is no YuNet, or the size is no multiple of 32.
@@ -90,7 +90,7 @@ class YuNet:
         score_threshold: float = 0.6,
         nms_threshold: float = 0.3,
         threads: int = 1,
-        compiled: Callable[[bytes], Engine] | None = None,
+        compiled: Callable[[bytes], Engine | None] | None = None,
     ) -> None:
         if input_size < _MULTIPLE or input_size % _MULTIPLE:
             raise ConfigError(
@@ -98,9 +98,8 @@ class YuNet:
                 "such as 320, 480 or 640"
             )
         model = luma_network(model_path)
-        self._engine: Engine | None = (
-            _CpuNetwork(model, threads) if compiled is None else compiled(model)
-        )
+        engine = None if compiled is None else compiled(model)
+        self._engine: Engine | None = engine or _CpuNetwork(model, threads)
         self._outputs = [f"{kind}_{s}" for s in _STRIDES for kind in ("cls", "obj", "bbox", "kps")]
         self._input_size = input_size
         self._score_threshold = score_threshold
