@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from prometheus_client import CollectorRegistry
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import WebDriverWait
 
 from streamer.metrics import Metrics
 from streamer.web import LiveView, WebOptions, WebServer
+from tests.browser import chromium_missing, console_of, faces, open_chromium, tile, until
 from tests.fakes_web import FakeFeed, FakeState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from selenium.webdriver.remote.webelement import WebElement
+    from selenium import webdriver
 
 TOKEN = "correct-horse-battery"  # noqa: S105 - a test's own
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(
-        CHROMIUM is None or DRIVER is None,
-        reason="Chromium absent (Debian: apt install chromium chromium-driver)",
-    ),
+    pytest.mark.skipif(bool(chromium_missing()), reason=chromium_missing() or "there"),
 ]
 
 # The share of a canvas that is not see-through.
@@ -80,18 +73,15 @@ def site(request: pytest.FixtureRequest) -> Iterator[Site]:
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[webdriver.Chrome]:
     """One browser for all tests of the page."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM or ""
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
+    with open_chromium() as driver:
+        yield driver
 
 
 @pytest.fixture
-def browser(chromium: webdriver.Chrome) -> Iterator[webdriver.Chrome]:
+def browser(
+    chromium: webdriver.Chrome,
+    site: Site,  # noqa: ARG001 - so that the page is left before the server goes
+) -> Iterator[webdriver.Chrome]:
     """The browser with a window of a desktop and nothing remembered; its console stays silent."""
     chromium.set_window_size(1400, 1000)
     console_of(chromium)
@@ -100,31 +90,6 @@ def browser(chromium: webdriver.Chrome) -> Iterator[webdriver.Chrome]:
     chromium.get("about:blank")
     chromium.delete_all_cookies()
     assert console == []
-
-
-def console_of(browser: webdriver.Chrome) -> list[str]:
-    """Return what the console says since it was last asked."""
-    entries: list[dict[str, str]] = browser.get_log("browser")  # type: ignore[no-untyped-call]
-    return [entry["message"] for entry in entries]
-
-
-def until(browser: webdriver.Chrome, there: Callable[[webdriver.Chrome], Any]) -> Any:
-    """Wait until something is so, at most ten seconds."""
-    return WebDriverWait(browser, 10, poll_frequency=0.05).until(there)
-
-
-def tile(browser: webdriver.Chrome, camera: str) -> WebElement:
-    """Return a camera's tile as soon as it is there."""
-    selector = f'[data-camera="{camera}"]'
-    found: WebElement = until(browser, lambda b: b.find_element(By.CSS_SELECTOR, selector))
-    return found
-
-
-def faces(browser: webdriver.Chrome, camera: str) -> list[str]:
-    """Return the texts of a camera's faces."""
-    script = "return [...document.querySelectorAll(arguments[0])].map((e) => e.innerText)"
-    found: list[str] = browser.execute_script(script, f'[data-camera="{camera}"] .face h3')
-    return found
 
 
 def painted(browser: webdriver.Chrome, camera: str, canvas: str = ".screen canvas") -> float:
@@ -188,6 +153,36 @@ def test_a_killed_camera_shows_its_state_and_nothing_old(
     site.state.online("lobby")
     site.feed.faces["lobby"] = 2
     until(browser, lambda b: len(faces(b, "lobby")) == 2)
+
+
+def test_one_camera_alone_has_the_whole_page(browser: webdriver.Chrome, site: Site) -> None:
+    """Its picture and its faces stand side by side, and there is nothing to expand."""
+    del site.state.views["yard"], site.feed.faces["yard"]
+    browser.get(site.server.url)
+    until(browser, lambda b: len(faces(b, "lobby")) == 2)
+    lobby = tile(browser, "lobby")
+    assert lobby.size["width"] > 1300
+    screen, beside = (
+        lobby.find_element(By.CSS_SELECTOR, css).rect for css in (".screen", ".faces")
+    )
+    assert beside["x"] >= screen["x"] + screen["width"]
+    assert not lobby.find_element(By.TAG_NAME, "button").is_displayed()
+
+
+def test_a_picture_that_is_none_is_not_the_last(browser: webdriver.Chrome, site: Site) -> None:
+    """A damaged picture costs one frame, not the tile."""
+    browser.get(site.server.url)
+    until(browser, lambda b: len(faces(b, "lobby")) == 2)
+    browser.execute_script(
+        "const make = window.createImageBitmap;"
+        "window.createImageBitmap = () => { window.createImageBitmap = make; return make(null); }"
+    )
+    seq = tile(browser, "lobby").get_attribute("data-seq")
+    until(
+        browser, lambda b: int(tile(b, "lobby").get_attribute("data-seq") or 0) > int(seq or 0) + 9
+    )
+    (said,) = console_of(browser)
+    assert "createImageBitmap" in said
 
 
 def test_a_camera_that_stalls_is_not_shown_as_live(browser: webdriver.Chrome, site: Site) -> None:

@@ -91,20 +91,31 @@ export class Tile {
 
   async #next() {
     this.#busy = true;
-    while (this.#waiting) {
-      const message = this.#waiting;
-      this.#waiting = null;
-      const bitmap = message.jpeg ? await createImageBitmap(message.jpeg) : null;
-      this.#bitmap?.close();
-      this.#bitmap = bitmap;
-      this.#shown = message.header;
-      this.#shown_at = performance.now();
-      this.#newest = { at: Date.parse(message.header.captured_at), arrived: this.#shown_at };
-      this.draw();
-      this.#showFaces(message.header.tracks, this.#newest.at, message.classes);
-      this.tick();
+    try {
+      while (this.#waiting) {
+        const message = this.#waiting;
+        this.#waiting = null;
+        await this.#show(message);
+      }
+    } finally {
+      this.#busy = false; // a picture that cannot be decoded is not the last one
     }
-    this.#busy = false;
+  }
+
+  async #show({ header, jpeg, classes }) {
+    const bitmap = jpeg ? await createImageBitmap(jpeg) : null;
+    if (this.#view && this.#view.state !== "online") {
+      bitmap?.close(); // the camera went while this was being decoded
+      return;
+    }
+    this.#bitmap?.close();
+    this.#bitmap = bitmap;
+    this.#shown = header;
+    this.#shown_at = performance.now();
+    this.#newest = { at: Date.parse(header.captured_at), arrived: this.#shown_at };
+    this.draw();
+    this.#showFaces(header.tracks, this.#newest.at, classes);
+    this.tick();
   }
 
   /** Draw picture and boxes of one and the same frame. */
@@ -140,10 +151,16 @@ export class Tile {
     paint.stroke();
     const best = Math.max(0, ...Object.values(face.probabilities));
     const sure = best > 0 && face.label !== "unknown";
-    const text = sure ? `${face.label} ${Math.round(best * 100)}%` : face.label;
     paint.font = `600 ${12.5 * ratio}px system-ui, sans-serif`;
     paint.textBaseline = "middle";
-    const size = { w: paint.measureText(text).width + 16 * ratio, h: 21 * ratio };
+    const measured = (words) => paint.measureText(words).width + 16 * ratio;
+    const fits = (words) => measured(words) <= 1.6 * (x2 - x1); // wider ones cover the neighbours in a crowd
+    let text = sure ? `${face.label} ${Math.round(best * 100)}%` : face.label;
+    if (!fits(text)) {
+      if (!sure) return;
+      text = face.label;
+    }
+    const size = { w: measured(text), h: 21 * ratio };
     const left = Math.min(Math.max(0, x1), Math.max(0, width - size.w));
     const top = y1 - size.h - 4 * ratio < 0 ? Math.max(0, y1) + 4 * ratio : y1 - size.h - 4 * ratio;
     paint.fillStyle = "rgb(10 12 18 / 78%)";
