@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from streamer.errors import ConfigError, StreamerError
+from training.cli_data import data_app
 
 if TYPE_CHECKING:
-    from streamer.stages import Detector
     from streamer.types import F32
     from training.data.clips import ClipSet
     from training.data.faces import FaceSet
@@ -35,7 +35,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="Import corpora and look into them.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 Faces = Annotated[Path, typer.Option("--data", metavar="CACHE", help="Cache of labelled faces.")]
@@ -52,48 +51,6 @@ LeaveOut = Annotated[
     typer.Option("--leave-out", metavar="GROUP", help="A person left out of unseen corpora."),
 ]
 Threads = Annotated[int, typer.Option("--threads", help="CPU threads of PyTorch.", min=1)]
-
-
-@data_app.command("import")
-def import_data(
-    kind: Annotated[str, typer.Argument(help="Format; `data formats` lists them.")],
-    source: Annotated[Path, typer.Argument(help="File or folder of the corpus.")],
-    out: Annotated[Path, typer.Option("--out", metavar="CACHE", help="Cache to write.")],
-    detector: Annotated[
-        Path | None, typer.Option("--detector", metavar="ONNX", help="YuNet's model file.")
-    ] = None,
-) -> None:
-    """Read a corpus in one of the public formats, find the eyes and write a cache."""
-    from training.data.sources import make_cache
-
-    count = make_cache(kind, source, out, _detector(detector), _Counter("pictures"))
-    typer.echo(f"{out}: {count} rows")
-
-
-@data_app.command("formats")
-def formats() -> None:
-    """List the formats that can be imported."""
-    from training.data.sources import FORMATS
-
-    for name, words in FORMATS.items():
-        typer.echo(f"{name:16} {words}")
-
-
-@data_app.command("audit")
-def audit_data(
-    data: Annotated[Path, typer.Argument(help="Cache of labelled faces.")],
-    out: Annotated[Path, typer.Option("--out", metavar="HTML", help="Page; JSON beside it.")],
-) -> None:
-    """Count classes, duplicates and leaks, and plot what the pictures cover."""
-    from training import report
-    from training.data import cache
-    from training.data.audit import audit
-
-    found = audit(cache.load(data).faces)
-    report.write(out, f"Audit of {data.name}", report.audit_sections(found), found)
-    pairs = ", ".join(f"{k} {v}" for k, v in sorted(found.near_pairs.items())) or "none"
-    typer.echo(f"{found.faces} faces; near-duplicate pairs: {pairs}")
-    typer.echo(f"{out}: written")
 
 
 @app.command()
@@ -119,6 +76,55 @@ def fit(
     config = recipes.changed(recipes.recipe(recipe), set_)
     cached = cache.load(data)
     train(config, cached.faces, out, sources=cached.sources, resume=resume, report=_epoch)
+
+
+@app.command()
+def distill(
+    teachers: Annotated[list[Path], typer.Argument(help="Checkpoints of the teachers.")],
+    data: Faces,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The student's run.")],
+    recipe: Annotated[str, typer.Option("--recipe", help="The student's.")] = "ferplus",
+    set_: Annotated[
+        list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a value.")
+    ] = [],  # noqa: B006 - typer copies it
+    share: Annotated[float, typer.Option("--share", help="Of the teachers' opinion.")] = 0.5,
+    temperature: Annotated[float, typer.Option("--temperature", help="Of it.")] = 2.0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from last.pt.")] = False,
+    threads: Threads = 2,
+) -> None:
+    """Train a student on votes mixed with the averaged opinion of teachers."""
+    import torch
+
+    from training import recipes
+    from training.data import cache
+    from training.distill import taught
+    from training.train import fit as train
+
+    torch.set_num_threads(threads)
+    config = recipes.changed(recipes.recipe(recipe), set_)
+    cached = cache.load(data)
+    faces = taught(cached.faces, teachers, config.labels, share=share, temperature=temperature)
+    train(config, faces, out, sources=cached.sources, resume=resume, report=_epoch)
+
+
+@app.command()
+def stack(
+    members: Annotated[list[Path], typer.Argument(help="Two or more checkpoints.")],
+    data: Faces,
+    split: Annotated[str, typer.Option("--split", help="One no member trained on.")] = "valid",
+    threads: Threads = 2,
+) -> None:
+    """Measure what weighing several networks by a second model is worth, out of fold."""
+    import torch
+
+    from training.ensemble import stack as stacked
+
+    torch.set_num_threads(threads)
+    result = stacked(members, _faces(data, []).part(split))
+    for path, value in zip(members, result.members, strict=True):
+        typer.echo(f"{path}: accuracy {value:.4f}")
+    typer.echo(f"mean of probabilities: {result.averaged:.4f}")
+    typer.echo(f"stacked: {result.stacked:.4f} (n {result.faces}, out of fold)")
 
 
 @app.command()
@@ -300,14 +306,6 @@ def main() -> None:
         sys.exit(error.exit_code)
 
 
-def _detector(path: Path | None) -> Detector | None:
-    if path is None:
-        return None
-    from streamer.detect.yunet import YuNet
-
-    return YuNet(path)
-
-
 def _network(checkpoint: Path) -> tuple[FaceNet, F32]:
     """Return a checkpoint's averaged network as trained, and its training set's class shares."""
     from training import checkpoint as checkpoints
@@ -359,14 +357,3 @@ def _commit() -> str:
 def _epoch(line: dict[str, Any]) -> None:
     rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in line.items()}
     typer.echo(json.dumps(rounded))
-
-
-class _Counter:
-    """Shows how many are done, on one line of a terminal."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-
-    def __call__(self, done: int) -> None:
-        if sys.stderr.isatty() and done % 100 == 0:
-            typer.echo(f"\r{done} {self._what}", err=True, nl=False)

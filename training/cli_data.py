@@ -1,0 +1,77 @@
+"""The commands about data: import, formats, audit."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path  # noqa: TC003 - typer reads annotations at run time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from streamer.stages import Detector
+
+__all__ = ["data_app"]
+
+data_app = typer.Typer(help="Import corpora and look into them.", no_args_is_help=True)
+
+
+@data_app.command("import")
+def import_data(
+    kind: Annotated[str, typer.Argument(help="Format; `data formats` lists them.")],
+    source: Annotated[Path, typer.Argument(help="File or folder of the corpus.")],
+    out: Annotated[Path, typer.Option("--out", metavar="CACHE", help="Cache to write.")],
+    detector: Annotated[
+        Path | None, typer.Option("--detector", metavar="ONNX", help="YuNet's model file.")
+    ] = None,
+) -> None:
+    """Read a corpus in one of the public formats, find the eyes and write a cache."""
+    from training.data.sources import make_cache
+
+    count = make_cache(kind, source, out, _detector(detector), _Counter("pictures"))
+    typer.echo(f"{out}: {count} rows")
+
+
+@data_app.command("formats")
+def formats() -> None:
+    """List the formats that can be imported."""
+    from training.data.sources import FORMATS
+
+    for name, words in FORMATS.items():
+        typer.echo(f"{name:16} {words}")
+
+
+@data_app.command("audit")
+def audit_data(
+    data: Annotated[Path, typer.Argument(help="Cache of labelled faces.")],
+    out: Annotated[Path, typer.Option("--out", metavar="HTML", help="Page; JSON beside it.")],
+) -> None:
+    """Count classes, duplicates and leaks, and plot what the pictures cover."""
+    from training import report
+    from training.data import cache
+    from training.data.audit import audit
+
+    found = audit(cache.load(data).faces)
+    report.write(out, f"Audit of {data.name}", report.audit_sections(found), found)
+    pairs = ", ".join(f"{k} {v}" for k, v in sorted(found.near_pairs.items())) or "none"
+    typer.echo(f"{found.faces} faces; near-duplicate pairs: {pairs}")
+    typer.echo(f"{out}: written")
+
+
+def _detector(path: Path | None) -> Detector | None:
+    if path is None:
+        return None
+    from streamer.detect.yunet import YuNet
+
+    return YuNet(path)
+
+
+class _Counter:
+    """Shows how many are done, on one line of a terminal."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __call__(self, done: int) -> None:
+        if sys.stderr.isatty() and done % 100 == 0:
+            typer.echo(f"\r{done} {self._what}", err=True, nl=False)

@@ -1,0 +1,100 @@
+"""Teach a small network by the averaged opinion of several teachers.
+
+Each teacher reads every training picture in both framings; its opinion, softened by a temperature,
+is mixed into the votes. The student then trains as any other run does, on targets that tell more
+than votes, and never more slowly.
+
+Source: Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", arXiv 1503.02531.
+
+Legend: N faces, K classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from streamer.errors import ConfigError
+from training import checkpoint as checkpoints
+from training.data.cache import recut
+from training.data.labels import targets
+from training.evaluate import softmax
+from training.recipes import config_from
+from training.train import averaged_model, predict
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from streamer.types import F32
+    from training.data.faces import FaceSet
+    from training.data.labels import LabelConfig
+
+__all__ = ["opinion", "taught"]
+
+_VOTES = 1000.0
+"""Taught targets are kept as this many votes, so that no rule about lone votes touches them."""
+
+
+def opinion(teachers: list[Path], faces: FaceSet, temperature: float) -> F32:
+    """Return the teachers' mean probabilities, prior included, over both framings.
+
+    Args:
+        teachers: checkpoints.
+        faces: pictures to be read.
+        temperature: above 1 tells more about the classes that come second.
+
+    Returns:
+        float32 (N, K), each row sums to 1.
+
+    Raises:
+        ConfigError: when there is no teacher or one is not a checkpoint.
+    """
+    if not teachers:
+        raise ConfigError("distilling needs at least one teacher; name checkpoints of other runs")
+    views = (faces.images_NHW, recut(faces)[0])
+    total: F32 = np.zeros(faces.votes_NK.shape, np.float32)
+    for path in teachers:
+        state = checkpoints.load(path)
+        net = averaged_model(config_from(state.config), state.average["state"])
+        log_prior = np.log(state.prior_K.numpy())
+        for crops in views:
+            _, logits = predict(net, crops)
+            total += softmax((logits + log_prior) / np.float32(temperature))
+    return np.asarray(total / (len(teachers) * len(views)), np.float32)
+
+
+def taught(
+    faces: FaceSet,
+    teachers: list[Path],
+    labels: LabelConfig,
+    *,
+    share: float = 0.5,
+    temperature: float = 2.0,
+) -> FaceSet:
+    """Return the set with the teachers' opinion mixed into the targets of its train split.
+
+    Validation and test keep their votes, so that scores mean what they did before. Pictures whose
+    votes are not usable are learned from the teachers alone.
+
+    Args:
+        faces: the set.
+        teachers: checkpoints.
+        labels: how the votes become targets before they are mixed.
+        share: of the teachers' opinion, 0..1.
+        temperature: of that opinion.
+
+    Raises:
+        ConfigError: when the share is not within 0..1, or there is no teacher.
+    """
+    if not 0.0 <= share <= 1.0:
+        raise ConfigError(f"the teachers' share is {share}; give one from 0 to 1")
+    in_train = faces.split_N == "train"
+    part = faces.rows(in_train)
+    wanted, usable = targets(part, labels)
+    told = opinion(teachers, part, temperature)
+    mixed = np.where(usable[:, None], share * told + (1.0 - share) * wanted, told)
+    votes, other, second = faces.votes_NK.copy(), faces.other_N.copy(), faces.second_N.copy()
+    votes[in_train], other[in_train], second[in_train] = _VOTES * mixed, 0.0, -1
+    return replace(faces, votes_NK=votes, other_N=other, second_N=second)
