@@ -27,9 +27,11 @@ app = typer.Typer(
 )
 assets_app = typer.Typer(help="Third-party model files: the face detectors.", no_args_is_help=True)
 bundle_app = typer.Typer(help="Look into a model bundle.", no_args_is_help=True)
+engines_app = typer.Typer(help="Engines compiled for NVIDIA GPUs.", no_args_is_help=True)
 keys_app = typer.Typer(help="CURVE keys of the daemon and its subscribers.", no_args_is_help=True)
 app.add_typer(assets_app, name="assets")
 app.add_typer(bundle_app, name="bundle")
+app.add_typer(engines_app, name="engines")
 app.add_typer(keys_app, name="keys")
 
 ConfigOption = Annotated[
@@ -37,6 +39,9 @@ ConfigOption = Annotated[
 ]
 FolderOption = Annotated[
     str, typer.Option("--assets", metavar="DIR", help="Folder of the model files.")
+]
+CacheOption = Annotated[
+    str, typer.Option("--cache", metavar="DIR", help="Folder of the compiled engines.")
 ]
 MirrorOption = Annotated[
     str,
@@ -343,6 +348,63 @@ def keys_show(
     from streamer import keys
 
     typer.echo(keys.load_public(path).decode())
+
+
+@engines_app.command("build")
+def engines_build(
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", metavar="FILE", help="Compile what this daemon will load."),
+    ] = None,
+    compute_capability: Annotated[
+        str,
+        typer.Option(metavar="LIST", help="For these GPUs, such as 86,120; default: the one here."),
+    ] = "",
+    cache: CacheOption = "",
+) -> None:
+    """Compile the networks ahead of time, as in the build of an image.
+
+    With --compute-capability no GPU is needed, but TensorRT for RTX is.
+    """
+    import msgspec
+    from rich.console import Console
+
+    from streamer import config as configuration
+    from streamer import engines_cli, logs
+    from streamer.clock import SystemClock
+
+    logs.configure("warning", "auto", clock=SystemClock())
+    loaded = None if config is None else configuration.load(config)
+    engine = configuration.Engine() if loaded is None else loaded.engine
+    engines_cli.build(
+        Console(),
+        bundle=configuration.Bundle() if loaded is None else loaded.bundle,
+        engine=msgspec.structs.replace(engine, cache=cache or engine.cache),
+        detector=configuration.Detector() if loaded is None else loaded.detector,
+        architectures=engines_cli.architectures_of(compute_capability),
+    )
+
+
+@engines_app.command("list")
+def engines_list(cache: CacheOption = "") -> None:
+    """Show every compiled engine and what it is for."""
+    from rich.console import Console
+
+    from streamer import engines_cli
+    from streamer.engine.cache import folder_of
+
+    engines_cli.show(Console(), folder_of(cache))
+
+
+@engines_app.command("clear")
+def engines_clear(cache: CacheOption = "") -> None:
+    """Remove every compiled engine."""
+    from rich.console import Console
+
+    from streamer import engines_cli
+    from streamer.engine.cache import folder_of
+
+    engines_cli.clear(Console(), folder_of(cache))
 
 
 def main() -> None:
