@@ -33,6 +33,8 @@ app.add_typer(assets_app, name="assets")
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(engines_app, name="engines")
 app.add_typer(keys_app, name="keys")
+bridge_app = typer.Typer(help="Hand events on to other systems.", no_args_is_help=True)
+app.add_typer(bridge_app, name="bridge")
 
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", metavar="FILE", help="The TOML configuration.")
@@ -46,6 +48,14 @@ CacheOption = Annotated[
 MirrorOption = Annotated[
     str,
     typer.Option("--mirror", metavar="DIR|URL", help="Where to look first, in a closed network."),
+]
+
+ConnectOption = Annotated[str, typer.Option(metavar="ADDR", help="The daemon's event address.")]
+ServerKeyOption = Annotated[
+    str, typer.Option(metavar="FILE", help="The daemon's public CURVE certificate.")
+]
+ClientKeyOption = Annotated[
+    str, typer.Option(metavar="FILE", help="Your own secret CURVE certificate.")
 ]
 
 
@@ -254,6 +264,82 @@ def bench(
         benchmark.compare(console, compare, report)
     for path in filter(None, (json, save)):
         path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+
+
+@app.command()
+def record(
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the files go.")],
+    form: Annotated[
+        str, typer.Option("--format", help="sqlite: can be asked at once; parquet: to analyse.")
+    ] = "sqlite",
+    connect: ConnectOption = "tcp://127.0.0.1:5556",
+    topic: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PREFIX", help="Only topics that begin so; may be repeated."),
+    ] = None,
+    rotate_mb: Annotated[float, typer.Option(help="Begin a new file at this size.")] = 1000,
+    rotate_hours: Annotated[float, typer.Option(help="And at this age.")] = 24,
+    keep: Annotated[int, typer.Option(help="Finished files to keep; 0: all.")] = 0,
+    server_key: ServerKeyOption = "",
+    client_key: ClientKeyOption = "",
+) -> None:
+    """Record events, never pictures, to SQLite or Parquet files until SIGTERM or Ctrl-C."""
+    from streamer.bridge import command
+
+    feed = command.Feed(connect=connect, server_key=server_key, client_key=client_key)
+    code = command.record(
+        feed,
+        topics=tuple(topic or ("",)),
+        out=out,
+        form=form,
+        rotate_mb=rotate_mb,
+        rotate_hours=rotate_hours,
+        keep=keep,
+    )
+    raise typer.Exit(code)
+
+
+@bridge_app.command("mqtt")
+def bridge_mqtt(
+    broker: Annotated[
+        str, typer.Option(metavar="URL", help="mqtt://[USER@]HOST[:PORT], mqtts:// for TLS.")
+    ] = "mqtt://127.0.0.1",
+    password_file: Annotated[
+        str, typer.Option(metavar="FILE", help="Holds the user's password; or a credential.")
+    ] = "",
+    ca: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="PEM of who may vouch for the broker.")
+    ] = None,
+    prefix: Annotated[str, typer.Option(help="Of the topics.")] = "streamer",
+    discovery: Annotated[
+        str, typer.Option(metavar="PREFIX", help="Where Home Assistant listens; empty: no such.")
+    ] = "homeassistant",
+    samples: Annotated[
+        bool, typer.Option("--samples", help="Every reading, too: ten a second and face.")
+    ] = False,
+    connect: ConnectOption = "tcp://127.0.0.1:5556",
+    snapshot: Annotated[
+        str, typer.Option(metavar="ADDR", help="Default: the port after --connect's.")
+    ] = "",
+    server_key: ServerKeyOption = "",
+    client_key: ClientKeyOption = "",
+) -> None:
+    """Publish events and each camera's state to an MQTT broker; Home Assistant finds them."""
+    from streamer.bridge import command
+
+    feed = command.Feed(
+        connect=connect, snapshot=snapshot, server_key=server_key, client_key=client_key
+    )
+    code = command.mqtt(
+        feed,
+        broker=broker,
+        password_file=password_file,
+        ca=ca,
+        prefix=prefix,
+        discovery_prefix=discovery,
+        samples=samples,
+    )
+    raise typer.Exit(code)
 
 
 @assets_app.command("list")

@@ -1,0 +1,1 @@
+"""Records events to files: SQLite to ask at once, Parquet to analyse later."""

@@ -1,0 +1,127 @@
+"""When a recording goes on in a new file, how the files are named, and which are deleted."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from streamer.errors import ConfigError, StreamerError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["Rotation", "create", "delete_old", "files", "prepare_folder", "started_at"]
+
+_STAMP: Final = "%Y%m%dT%H%M%S.%fZ"
+_NAME: Final = re.compile(r"events-(\d{8}T\d{6}\.\d{6}Z)")
+_FILE_MODE: Final = 0o640  # what was read from faces is for the owner and one group of readers
+_FOLDER_MODE: Final = 0o750
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rotation:
+    """When to begin a new file, checked after each batch.
+
+    Attributes:
+        size_bytes: when the file has become so large.
+        age_s: when it was begun so long ago.
+        keep: how many finished files stay; 0: all of them.
+
+    Raises:
+        ConfigError: if a limit is not positive.
+    """
+
+    size_bytes: int
+    age_s: float
+    keep: int = 0
+
+    def __post_init__(self) -> None:
+        if self.size_bytes <= 0 or self.age_s <= 0 or self.keep < 0:
+            raise ConfigError("rotation: expected a size and an age above 0, and keep 0 or more")
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make the folder where it is missing.
+
+    Raises:
+        ConfigError: if it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be made: {error.strerror}; name a folder") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"{folder}: cannot be written to by this user; choose another folder")
+
+
+def create(folder: Path, *, suffix: str, time_ns: int) -> Path:
+    """Create an empty file whose name says when it was begun; an existing one is never reused.
+
+    Args:
+        folder: where.
+        suffix: with its dot.
+        time_ns: now, nanoseconds since the epoch of Unix.
+
+    Raises:
+        StreamerError: if that fails.
+    """
+    start = datetime.fromtimestamp(time_ns // 1000 / 1e6, UTC)
+    while True:
+        path = folder / f"events-{start.strftime(_STAMP)}{suffix}"
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, _FILE_MODE))
+        except FileExistsError:
+            start += timedelta(microseconds=1)
+        except OSError as error:
+            raise StreamerError(f"{path}: cannot be created: {error.strerror}") from None
+        else:
+            return path
+
+
+def files(folder: Path, suffix: str) -> list[Path]:
+    """Return the recordings of a folder, oldest first; other files are left alone."""
+    return sorted(
+        path
+        for path in folder.glob(f"events-*{suffix}")
+        if _NAME.fullmatch(path.name[: -len(suffix)])
+    )
+
+
+def started_at(path: Path) -> float:
+    """Return when a recording was begun, seconds since the epoch of Unix, by its name.
+
+    Raises:
+        ValueError: if it is not the name of one.
+    """
+    match = _NAME.match(path.name)
+    if match is None:
+        raise ValueError(f"{path.name} is not the name of a recording")
+    return datetime.strptime(match[1], _STAMP).replace(tzinfo=UTC).timestamp()
+
+
+def delete_old(folder: Path, *, suffix: str, keep: int) -> list[Path]:
+    """Delete all but the newest recordings, with what SQLite keeps beside them.
+
+    Args:
+        folder: where.
+        suffix: of one kind of recording.
+        keep: how many stay; 0: all.
+
+    Returns:
+        those deleted.
+
+    Raises:
+        StreamerError: if one cannot be deleted.
+    """
+    found = files(folder, suffix)
+    old = found[: max(0, len(found) - keep)] if keep else []
+    for path in old:
+        try:
+            for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
+                (folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise StreamerError(f"{path}: cannot be deleted: {error.strerror}") from None
+    return old

@@ -1,0 +1,217 @@
+"""An MQTT broker: connects and reconnects in the background, and knows what it has acknowledged."""
+
+from __future__ import annotations
+
+import re
+import ssl
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+import structlog
+from paho.mqtt import client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+
+from streamer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from paho.mqtt.properties import Properties
+    from paho.mqtt.reasoncodes import ReasonCode
+
+__all__ = ["Broker", "BrokerOptions"]
+
+_PORTS: Final = {"mqtt": 1883, "mqtts": 8883}  # registered with IANA
+_NOT_LET_IN: Final = frozenset({134, 135})  # bad user name or password; not authorized
+_QOS: Final = 1  # acknowledged: what was received here is delivered, perhaps twice
+_MOST_QUEUED: Final = 20_000  # messages kept for a broker that is away; some 15 MB
+_MOST_IN_FLIGHT: Final = 200  # sent and not acknowledged; paho's 20 are one round trip's worth
+_KEEPALIVE_S: Final = 15
+_CONNECT_S: Final = 5.0
+_RECONNECT_MAX_S: Final = 10
+_PREFIX: Final = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerOptions:
+    """Which broker, and how it knows us.
+
+    Attributes:
+        url: ``mqtt://[user@]host[:port]``, or ``mqtts://`` for TLS.
+        password: of the user; empty: none.
+        ca: PEM file of who may vouch for the broker; None: the system's.
+        prefix: of the topics.
+
+    Raises:
+        ConfigError: if the address or the prefix is none.
+    """
+
+    url: str
+    password: str = field(default="", repr=False)
+    ca: Path | None = None
+    prefix: str = "streamer"
+
+    def __post_init__(self) -> None:
+        try:
+            parts = urlsplit(self.url)
+            host, port, secret = parts.hostname, parts.port, parts.password
+        except ValueError:
+            host = port = secret = None
+        if not host or parts.scheme not in _PORTS or parts.path.strip("/") or port == 0:
+            raise ConfigError("broker: expected mqtt://[USER@]HOST[:PORT] or mqtts://…")
+        if secret is not None:
+            raise ConfigError(
+                "broker: every user of this host can read a password in a command line; put it "
+                "into a file and name that with --password-file"
+            )
+        if self.password and not parts.username:
+            raise ConfigError("broker: a password needs a user; write mqtt://USER@HOST")
+        if not _PREFIX.fullmatch(self.prefix):
+            raise ConfigError(
+                f"prefix: {self.prefix!r}, expected letters, digits, _ - and / between them"
+            )
+
+    @property
+    def place(self) -> str:
+        """The address without the user."""
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.hostname}:{parts.port or _PORTS[parts.scheme]}"
+
+
+class Broker:
+    """A connection that comes back by itself; its methods are for one thread.
+
+    Args:
+        options: which broker.
+        will: topic and payload that the broker publishes, retained, when this process dies.
+
+    Raises:
+        ConfigError: if the TLS certificates cannot be read.
+    """
+
+    def __init__(self, options: BrokerOptions, *, will: tuple[str, str]) -> None:
+        self._place = options.place
+        self._refusal: ReasonCode | None = None
+        self._fresh = threading.Event()
+        self._gone = threading.Event()
+        self._ever_connected = False
+        self._acknowledged: deque[int] = deque()  # filled by paho's thread, emptied by ours
+        self._unacknowledged: dict[int, bool] = {}  # by message id: whether it is an event
+        self._client = client = paho.Client(CallbackAPIVersion.VERSION2)
+        parts = urlsplit(options.url)
+        if parts.username:
+            client.username_pw_set(parts.username, options.password or None)
+        if parts.scheme == "mqtts":
+            try:
+                client.tls_set(ca_certs=str(options.ca) if options.ca else None)
+            except (OSError, ssl.SSLError) as error:
+                raise ConfigError(f"{options.ca}: no certificates: {error}") from None
+        client.will_set(*will, qos=_QOS, retain=True)
+        client.max_queued_messages_set(_MOST_QUEUED)
+        client.max_inflight_messages_set(_MOST_IN_FLIGHT)
+        client.reconnect_delay_set(1, _RECONNECT_MAX_S)
+        client.connect_timeout = _CONNECT_S
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_publish = self._on_publish
+        port = parts.port or _PORTS[parts.scheme]
+        client.connect_async(parts.hostname or "", port, keepalive=_KEEPALIVE_S)
+        client.loop_start()
+
+    def fresh(self) -> bool:
+        """Tell once after each connect that the broker may have forgotten what it was told.
+
+        Raises:
+            ConfigError: if it has never let this user in, and does not now.
+        """
+        refusal, self._refusal = self._refusal, None
+        if refusal is not None and not self._ever_connected:
+            raise ConfigError(
+                f"{self._place} refuses the connection: {refusal}; check the user and the password"
+            )
+        if self._fresh.is_set():
+            self._fresh.clear()
+            self._ever_connected = True
+            return True
+        return False
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool, event: bool = False) -> bool:
+        """Send a message, or keep it until the broker is there.
+
+        Args:
+            topic: without wildcards.
+            payload: what it says.
+            retain: the broker keeps it for those who subscribe later.
+            event: it counts in what ``close`` returns.
+
+        Returns:
+            False if too many messages wait: it is not sent.
+        """
+        self._settle()
+        sent = self._client.publish(topic, payload, qos=_QOS, retain=retain)
+        if sent.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
+            return False
+        self._unacknowledged[sent.mid] = event
+        return True
+
+    def close(self, deadline_s: float) -> int:
+        """Wait for what is under way and disconnect; return how many events were not delivered.
+
+        paho's thread is not waited for: it may be in the middle of a connect, and ends with it.
+        """
+        end_s = time.monotonic() + deadline_s
+        self._settle()
+        while self._unacknowledged and time.monotonic() < end_s:
+            time.sleep(0.005)
+            self._settle()
+        self._client.disconnect()
+        self._gone.wait(max(0.0, end_s - time.monotonic()))
+        return sum(self._unacknowledged.values())
+
+    def _settle(self) -> None:
+        while self._acknowledged:
+            self._unacknowledged.pop(self._acknowledged.popleft(), None)
+
+    def _on_connect(
+        self,
+        _client: paho.Client,
+        _userdata: object,
+        _flags: paho.ConnectFlags,
+        reason: ReasonCode,
+        _properties: Properties | None,
+    ) -> None:
+        if reason.is_failure:
+            log.error("broker_refused", broker=self._place, reason=str(reason))
+            if reason.value in _NOT_LET_IN:
+                self._refusal = reason
+            return
+        log.info("broker_connected", broker=self._place)
+        self._gone.clear()
+        self._fresh.set()
+
+    def _on_disconnect(
+        self,
+        _client: paho.Client,
+        _userdata: object,
+        _flags: paho.DisconnectFlags,
+        reason: ReasonCode,
+        _properties: Properties | None,
+    ) -> None:
+        log.info("broker_disconnected", broker=self._place, reason=str(reason))
+        self._gone.set()
+
+    def _on_publish(
+        self,
+        _client: paho.Client,
+        _userdata: object,
+        message_id: int,
+        _reason: ReasonCode,
+        _properties: Properties,
+    ) -> None:
+        self._acknowledged.append(message_id)  # no lock: paho calls this while it holds its own

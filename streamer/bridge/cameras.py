@@ -1,0 +1,141 @@
+"""What a home automation wants to know: each camera's presence, faces and latest expression."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from streamer.events import (
+    UNKNOWN,
+    CameraData,
+    CameraOffline,
+    CameraOnline,
+    DaemonStarted,
+    DaemonStopping,
+    EmotionChanged,
+    FaceAppeared,
+    FaceLost,
+)
+
+if TYPE_CHECKING:
+    from streamer.client import Received
+    from streamer.snapshot import Snapshot
+
+__all__ = ["CAMERA_NAME", "Cameras"]
+
+CAMERA_NAME: Final = re.compile(r"[a-z0-9_-]{1,64}")
+"""Names that the daemon's configuration allows; others come from a garbage speaker."""
+
+_TELLING: Final = (CameraOnline, CameraOffline, FaceAppeared, EmotionChanged, FaceLost)
+"""What changes a camera's state; samples do not."""
+
+
+@dataclass(slots=True)
+class _Camera:
+    online: bool = False
+    labels: dict[int, str] = field(default_factory=dict)  # a track's label, latest change last
+
+    def apply(self, data: CameraData) -> None:
+        match data:
+            case CameraOnline():
+                self.online = True
+            case CameraOffline():
+                self.online = False
+                self.labels.clear()
+            case FaceAppeared():
+                self.labels[data.track] = UNKNOWN
+            case EmotionChanged():
+                self.labels.pop(data.track, None)
+                self.labels[data.track] = data.label
+            case FaceLost():
+                self.labels.pop(data.track, None)
+
+    def state(self) -> dict[str, Any]:
+        """Return what is published; the expression is the one that changed last."""
+        named = [label for label in self.labels.values() if label != UNKNOWN]
+        return {
+            "online": self.online,
+            "faces": len(self.labels),
+            "expression": named[-1] if named else None,
+        }
+
+
+class Cameras:
+    """Follows the events; bounded by the cameras and the faces that are there now.
+
+    Attributes:
+        changed: cameras whose state has to be published; cleared by whoever does.
+        gone: cameras that the daemon no longer has; cleared the same way.
+    """
+
+    def __init__(self) -> None:
+        self.changed: set[str] = set()
+        self.gone: set[str] = set()
+        self._cameras: dict[str, _Camera] = {}
+        self._epoch = ""
+        self._contained: dict[str, int] = {}  # what the last snapshot had already
+
+    @property
+    def names(self) -> list[str]:
+        """Every camera heard of and still there."""
+        return sorted(self._cameras)
+
+    def state(self, name: str) -> dict[str, Any]:
+        """Return what is to be published of a camera: ``online``, ``faces``, ``expression``."""
+        return self._cameras[name].state()
+
+    def load(self, snapshot: Snapshot) -> None:
+        """Begin anew with a snapshot; events that it contains change nothing from now on."""
+        self._epoch = snapshot.epoch
+        self._contained = dict(snapshot.sequences)
+        self._forget()
+        if snapshot.daemon is not None:
+            self._keep_only(snapshot.daemon.cameras)
+        for camera in snapshot.cameras:
+            if known := self._camera(camera.camera):
+                known.online = camera.online
+        for track in snapshot.tracks:
+            if known := self._camera(track.camera):
+                known.labels[track.track] = track.label
+
+    def apply(self, event: Received) -> bool:
+        """Take in an event; return whether what was known before had to be forgotten."""
+        restarted = event.epoch != self._epoch
+        if restarted:
+            self._epoch = event.epoch
+            self._contained = {}
+            self._forget()
+        if event.sequence <= self._contained.get(event.topic, 0):
+            return False
+        data = event.data
+        if isinstance(data, DaemonStarted):
+            self._keep_only(data.cameras)
+        elif isinstance(data, DaemonStopping):
+            self._forget()
+        elif isinstance(data, _TELLING) and (known := self._camera(data.camera)):
+            known.apply(data)
+        return restarted
+
+    def _camera(self, name: str) -> _Camera | None:
+        """Return a camera that is about to change; None for a name that no daemon gives."""
+        if not CAMERA_NAME.fullmatch(name):
+            return None
+        self.changed.add(name)
+        self.gone.discard(name)
+        return self._cameras.setdefault(name, _Camera())
+
+    def _keep_only(self, names: tuple[str, ...]) -> None:
+        for name in names:
+            self._camera(name)
+        for name in set(self._cameras) - set(names):
+            del self._cameras[name]
+            self.changed.discard(name)
+            self.gone.add(name)
+
+    def _forget(self) -> None:
+        """Nothing is known of anyone: rather no face than one that left long ago."""
+        for name, camera in self._cameras.items():
+            camera.online = False
+            camera.labels.clear()
+            self.changed.add(name)
