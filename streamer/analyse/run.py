@@ -211,7 +211,8 @@ class _Work:
         if done + self._failed < total:
             self._notes.print(
                 f"[bold]interrupted:[/] {done} of {_count(total, 'recording')} finished, the "
-                "others left nothing behind; the same command goes on from here"
+                "others left nothing behind; the same command goes on from here",
+                soft_wrap=True,
             )
             return _INTERRUPTED
         if self._failed:
