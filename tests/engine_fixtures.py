@@ -14,6 +14,8 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
+from streamer.engine.compiler import Built
+from streamer.engine.device import UnavailableError
 from streamer.errors import EngineError
 
 if TYPE_CHECKING:
@@ -22,11 +24,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from streamer.engine.device import Device
     from streamer.engine.graphs import Network
     from streamer.engine.plan import Shape
     from streamer.types import U8
 
-__all__ = ["UNITS", "HostDevice", "HostGraph", "HostNetwork", "write_networks"]
+__all__ = ["UNITS", "HostCompiler", "HostDevice", "HostGraph", "HostNetwork", "write_networks"]
 
 _TYPES = {
     "tensor(float)": np.float32,
@@ -164,9 +167,60 @@ class HostNetwork:
         names = [output.name for output in self._session.get_outputs()]
         return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
 
+    def runtime_cache(self) -> bytes:
+        """Return kernels, one for each shape that ran."""
+        return b"kernel" * len(set(self.rows))
+
     def close(self) -> None:
         """Count it."""
         self.closed += 1
+
+
+class HostCompiler:
+    """``streamer.engine.compiler.Compiler`` whose engines are the ONNX files themselves."""
+
+    name = "host"
+    version = "1.0"
+    platform = "linux-host"
+    architectures: tuple[str, ...] = ("sm86", "sm120")
+
+    def __init__(self) -> None:
+        self.builds: list[tuple[str, str, bytes]] = []
+        self.loads: list[bytes] = []
+        self.fail_build = ""
+        self.fail_loads = 0
+
+    def require(self, architecture: str) -> None:
+        """Refuse what is not on the list."""
+        if architecture not in self.architectures:
+            raise UnavailableError(f"host does not support {architecture}")
+
+    def build(
+        self,
+        network: Network,
+        *,
+        architecture: str = "",
+        timings: bytes = b"",
+        progress: Callable[[], None] = lambda: None,
+    ) -> Built:
+        """Take the file as it is."""
+        self.builds.append((network.label, architecture, timings))
+        progress()
+        if self.fail_build:
+            raise EngineError(self.fail_build)
+        return Built(engine=b"host:" + network.onnx, timings=b"measured")
+
+    def load(
+        self, network: Network, engine: bytes, device: Device, *, runtime_cache: bytes = b""
+    ) -> HostNetwork:
+        """Run the file on onnxruntime."""
+        assert isinstance(device, HostDevice)
+        self.loads.append(runtime_cache)
+        if self.fail_loads:
+            self.fail_loads -= 1
+            raise EngineError(f"{network.label}: the engine does not load: wrong driver")
+        assert engine == b"host:" + network.onnx
+        return HostNetwork(network, device)
 
 
 class HostContext:
