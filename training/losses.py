@@ -15,7 +15,8 @@ from streamer.errors import ConfigError
 
 __all__ = ["Loss", "LossConfig", "class_weights"]
 
-_KINDS = ("cross_entropy", "binary", "focal")
+_KINDS = ("cross_entropy", "binary", "focal", "asymmetric")
+_MARGIN = 0.05  # of the asymmetric loss, as in its source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,13 +25,14 @@ class LossConfig:
 
     Attributes:
         kind: "cross_entropy" with probability targets; "binary", a yes or no for every class;
-            "focal" (Lin 2017, arXiv 1708.02002).
+            "focal" (Lin 2017, arXiv 1708.02002); "asymmetric", binary with easy negatives
+            discounted (Ridnik 2020, arXiv 2009.14119).
         smoothing: share of the target spread over all classes (Szegedy 2015, arXiv 1512.00567).
         adjust: tau of logit adjustment: tau * log prior is added to the logits in training, so
             that the bare logits are those of balanced classes (Menon 2020, arXiv 2007.07314).
         weights: "none", "inverse" or "effective" number of samples (Cui 2019, arXiv 1901.05555).
         weight_cap: largest ratio of a class weight to the smallest.
-        gamma: of the focal loss.
+        gamma: of the focal loss, and of the negatives of the asymmetric one.
         l1: times the sum of absolute weights.
     """
 
@@ -97,6 +99,8 @@ class Loss(nn.Module):
         if self.config.kind == "binary":
             each = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
             return (each * weights).sum(dim=1).mean()
+        if self.config.kind == "asymmetric":
+            return (_asymmetric(logits, targets, self.config.gamma) * weights).sum(dim=1).mean()
         log_p = F.log_softmax(logits, dim=1)
         each = -targets * log_p * weights
         if self.config.kind == "focal":
@@ -109,3 +113,12 @@ class Loss(nn.Module):
             return torch.zeros(())
         weights = [p.abs().sum() for p in model.parameters() if p.ndim > 1]
         return self.config.l1 * torch.stack(weights).sum()
+
+
+def _asymmetric(logits: Tensor, targets: Tensor, gamma: float) -> Tensor:
+    """Return the loss of each class: probabilities of negatives under the margin cost nothing."""
+    p = torch.sigmoid(logits)
+    shifted = (p - _MARGIN).clamp(min=0.0)
+    positive = targets * F.logsigmoid(logits)
+    negative = (1.0 - targets) * shifted**gamma * torch.log1p(-shifted)
+    return -(positive + negative)

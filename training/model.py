@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from streamer.errors import ConfigError
+from training.rest import Rest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,6 +65,7 @@ class ModelConfig:
         dropout: probability before the classifier.
         drop_path: probability of leaving out the last block's residual branch; earlier blocks
             less, linearly (Huang 2016, arXiv 1603.09382).
+        rest: share of firing from which a channel is silenced for a while; 0: never.
     """
 
     size_px: int = 48
@@ -82,6 +84,7 @@ class ModelConfig:
     flatten: str = "mean"
     dropout: float = 0.2
     drop_path: float = 0.05
+    rest: float = 0.0
 
 
 class Standardise(nn.Module):
@@ -176,6 +179,7 @@ class Block(nn.Module):
         self.drop = DropPath(p)
         self.skip = _skip(c_in, c_out, halve=halve) if config.skip else None
         self.act2 = ACTIVATIONS[config.activation]()
+        self.rest = Rest(c_out, ceiling=config.rest) if config.rest else nn.Identity()
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Return (B, c_out, H, W), at half the size where the block halves."""
@@ -183,7 +187,7 @@ class Block(nn.Module):
         y = self.drop(self.squeeze(self.norm2(self.conv2(y))))
         if self.skip is not None:
             y = y + self.skip(x_BCHW)
-        out: Tensor = self.act2(y)
+        out: Tensor = self.rest(self.act2(y))
         return out
 
 

@@ -22,7 +22,7 @@ from training.data.cache import recut
 from training.data.labels import majority, prior, targets
 from training.losses import Loss
 from training.model import FaceNet, channels_last
-from training.optim import Average, build_optimizer, factor
+from training.optim import Average, build_optimizer, climb, factor
 from training.recipes import TrainConfig, config_from, to_plain
 
 if TYPE_CHECKING:
@@ -109,19 +109,13 @@ def fit(  # noqa: PLR0915 - one run, readable from top to bottom
             x = augment(pixels_NHW[rows], framing_N23[rows], config.augment, random)
             x, wanted = mix(x, wanted_NK[rows], config.augment, random)
             x = x.to(device, memory_format=torch.channels_last)
-            with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
-                _, logits = model(x)
-            loss = loss_of(logits.float(), wanted.to(device)) + loss_of.penalty(model)
-            optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
-            if config.optim.clip > 0.0:
-                torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip)
+            loss = _gradients(model, x, wanted.to(device), loss_of, config)
             done = (epoch + step / steps) / config.epochs
             for group in optimizer.param_groups:
                 group["lr"] = config.optim.lr * factor(config.optim, done)
             optimizer.step()
             average.update(model)
-            total, seen = total + float(loss.detach()) * len(rows), seen + len(rows)
+            total, seen = total + loss * len(rows), seen + len(rows)
 
         # --- validate the averaged weights; keep the last state and the best
         judged = averaged_model(config, average.state).to(device)
@@ -151,6 +145,33 @@ def fit(  # noqa: PLR0915 - one run, readable from top to bottom
     if state is None:
         raise ConfigError("epochs is 0; a run needs at least one")
     return state
+
+
+def _gradients(
+    model: FaceNet, x_B1HW: Tensor, wanted_BK: Tensor, loss_of: Loss, config: TrainConfig
+) -> float:
+    """Put the gradients that a step takes into the model, clipped, and return the loss."""
+    loss = _backward(model, x_B1HW, wanted_BK, loss_of, config)
+    if config.optim.sharpness > 0.0:
+        moves = climb(model, config.optim.sharpness)
+        _backward(model, x_B1HW, wanted_BK, loss_of, config)
+        for weight, move in moves:
+            weight.data.sub_(move)
+    if config.optim.clip > 0.0:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip)
+    return loss
+
+
+def _backward(
+    model: FaceNet, x_B1HW: Tensor, wanted_BK: Tensor, loss_of: Loss, config: TrainConfig
+) -> float:
+    """Put the gradients of one batch's loss into the model, and return the loss."""
+    with torch.autocast(x_B1HW.device.type, torch.bfloat16, enabled=config.bfloat16):
+        _, logits = model(x_B1HW)
+    loss = loss_of(logits.float(), wanted_BK) + loss_of.penalty(model)
+    model.zero_grad(set_to_none=True)
+    torch.autograd.backward(loss)
+    return float(loss.detach())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

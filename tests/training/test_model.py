@@ -19,6 +19,7 @@ from training.model import (
     count_macs,
     count_parameters,
 )
+from training.rest import Rest
 
 SMALL = ModelConfig(stem=8, widths=(8, 16, 16), depths=(1, 1, 1), features=16)
 
@@ -59,6 +60,7 @@ def test_every_activation_learns(activation: str) -> None:
         {"kernel": 5},
         {"skip": False},
         {"squeeze": 0},
+        {"rest": 0.9},
     ],
 )
 def test_every_part_can_be_exchanged(change: dict[str, object]) -> None:
@@ -109,6 +111,29 @@ def test_drop_path_keeps_the_mean_and_is_off_in_evaluation() -> None:
     layer, x = DropPath(0.5), torch.ones(64, 1, 1, 1)
     assert set(layer.train()(x).flatten().tolist()) == {0.0, 2.0}
     assert torch.equal(layer.eval()(x), x)
+
+
+def test_tireless_channel_rests_and_comes_back() -> None:
+    """A channel that always fires is silenced after some steps, for the length of a rest."""
+    layer = Rest(4, ceiling=0.8, steps=5, memory=4, most=0.5).train()
+    x = -torch.ones(2, 4, 3, 3)
+    x[:, 1] = 1.0
+    silent = [float(layer(x)[:, 1].abs().max()) == 0.0 for _ in range(40)]
+    assert not silent[0]
+    assert any(silent)
+    first = silent.index(True)
+    assert silent[first : first + 5] == [True] * 5
+    assert not silent[first + 5]
+    assert torch.equal(layer.eval()(x), x)
+
+
+def test_only_a_share_of_the_channels_rests_at_a_time() -> None:
+    """When all channels fire always, a quarter rests at most."""
+    layer = Rest(8, ceiling=0.6, most=0.25, memory=2).train()
+    for _ in range(30):
+        resting = int((layer(torch.ones(1, 8, 2, 2)).amax(dim=(0, 2, 3)) == 0).sum())
+        assert resting <= 2
+    assert resting == 2
 
 
 @pytest.mark.parametrize(

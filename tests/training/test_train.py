@@ -15,7 +15,7 @@ from streamer.errors import ConfigError
 from training import checkpoint as checkpoints
 from training.losses import Loss, LossConfig, class_weights
 from training.model import FaceNet
-from training.optim import SCHEDULES, Average, OptimConfig, build_optimizer, factor
+from training.optim import SCHEDULES, Average, OptimConfig, build_optimizer, climb, factor
 from training.recipes import RECIPES, TrainConfig, config_from, recipe, to_plain
 from training.train import BEST, LAST, LOG, averaged_model, fit, predict
 
@@ -52,6 +52,16 @@ def test_resumed_run_is_bit_for_bit_the_uninterrupted_one(
     for name, value in whole.average["state"].items():
         assert torch.equal(value, resumed.average["state"][name]), name
     assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
+
+
+def test_golden_losses(tmp_path: Path, faces: FaceSet, tiny: TrainConfig) -> None:
+    """The losses of three epochs are those of the last change that was meant to alter them.
+
+    A change that must not alter results leaves these figures as they are; one that must replaces
+    them, and says so. The tolerance is for other processors' order of summation.
+    """
+    fit(replace(tiny, epochs=3), faces, tmp_path)
+    assert losses(tmp_path) == pytest.approx([2.11767, 2.11299, 2.05271], rel=1e-3)
 
 
 def test_resuming_another_configuration_is_refused(
@@ -195,6 +205,39 @@ def test_binary_and_focal_losses_by_hand() -> None:
     focal = Loss(LossConfig(kind="focal", gamma=2.0, adjust=0.0), torch.ones(2))
     assert float(binary(even, first)) == pytest.approx(2 * math.log(2))
     assert float(focal(even, first)) == pytest.approx(0.25 * math.log(2))
+
+
+def test_asymmetric_loss_forgets_easy_negatives() -> None:
+    """A sure positive costs almost nothing and a negative under the margin exactly nothing."""
+    loss = Loss(LossConfig(kind="asymmetric", adjust=0.0), torch.ones(2))
+    easy = loss(torch.tensor([[20.0, -20.0]]), torch.tensor([[1.0, 0.0]]))
+    assert float(easy) == pytest.approx(0.0, abs=1e-6)
+    # An even positive costs ln 2; an even negative 0.45 ** 2 * -ln(1 - 0.45).
+    even = loss(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]))
+    assert float(even) == pytest.approx(math.log(2) + 0.45**2 * -math.log(0.55))
+
+
+def test_climbing_moves_up_by_the_radius_and_can_be_undone() -> None:
+    """The weights move along the gradient by the radius in all."""
+    layer = torch.nn.Linear(2, 1, bias=False)
+    before = layer.weight.detach().clone()
+    torch.autograd.backward(layer(torch.tensor([3.0, 4.0])).sum())
+    moves = climb(layer, 0.5)
+    # The gradient is (3, 4) of norm 5, so the move is (0.3, 0.4).
+    torch.testing.assert_close(layer.weight.detach() - before, torch.tensor([[0.3, 0.4]]))
+    for weight, move in moves:
+        weight.data.sub_(move)
+    torch.testing.assert_close(layer.weight.detach(), before)
+
+
+def test_sharpness_aware_run_trains(tmp_path: Path, faces: FaceSet, tiny: TrainConfig) -> None:
+    """With a radius the run differs from the ordinary one and its loss is finite."""
+    aware = replace(tiny, epochs=1, optim=replace(tiny.optim, sharpness=0.05))
+    fit(replace(tiny, epochs=1), faces, tmp_path / "plain")
+    fit(aware, faces, tmp_path / "aware")
+    plain, other = losses(tmp_path / "plain")[0], losses(tmp_path / "aware")[0]
+    assert math.isfinite(other)
+    assert plain != other
 
 
 def test_smoothing_spreads_the_target() -> None:
