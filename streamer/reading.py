@@ -45,6 +45,14 @@ log = structlog.get_logger(__name__)
 _STEPS = 4  # of the proof: enough that a state is read, kept and read again
 
 
+class Accelerate(Protocol):
+    """Opens TensorRT; raises UnavailableError."""
+
+    def __call__(self, cache: EngineCache, *, progress: Callable[[], None]) -> Accelerator:
+        """Return it with this cache."""
+        ...
+
+
 class Reading(Protocol):
     """The CNN and the temporal network, loaded."""
 
@@ -154,6 +162,7 @@ def choose(
     detector_px: int,
     threads: int,
     progress: Callable[[], None] = lambda: None,
+    accelerate: Accelerate = Accelerator,
 ) -> Choice:
     """Take TensorRT where it works, else onnxruntime, and log one line that says why.
 
@@ -165,6 +174,7 @@ def choose(
         detector_px: longer side of the detector's input.
         threads: of one call on the CPU.
         progress: called while an engine is built, from any thread.
+        accelerate: opens TensorRT on the GPU here.
 
     Raises:
         BundleError: when the bundle does not compute what it promises.
@@ -182,7 +192,7 @@ def choose(
         return Choice(reading=cpu)
     insist = options.backend == "tensorrt"
     try:
-        accelerator = Accelerator(EngineCache(folder_of(options.cache)), progress=progress)
+        accelerator = accelerate(EngineCache(folder_of(options.cache)), progress=progress)
         reading = _on_gpu(accelerator, bundle, options.precision, cpu)
     except StreamerError as error:
         if not insist:

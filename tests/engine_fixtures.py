@@ -184,7 +184,8 @@ class HostCompiler:
     platform = "linux-host"
     architectures: tuple[str, ...] = ("sm86", "sm120")
 
-    def __init__(self) -> None:
+    def __init__(self, network: type[HostNetwork] | None = None) -> None:
+        self._network = network or HostNetwork
         self.builds: list[tuple[str, str, bytes]] = []
         self.loads: list[bytes] = []
         self.fail_build = ""
@@ -220,7 +221,7 @@ class HostCompiler:
             self.fail_loads -= 1
             raise EngineError(f"{network.label}: the engine does not load: wrong driver")
         assert engine == b"host:" + network.onnx
-        return HostNetwork(network, device)
+        return self._network(network, device)
 
 
 class HostContext:
