@@ -24,7 +24,6 @@ from streamer.events import (
     CameraOffline,
     CameraOnline,
     DaemonStarted,
-    DaemonStopping,
     EmotionChanged,
     EmotionSample,
     Event,
