@@ -9,7 +9,6 @@ from __future__ import annotations
 import platform
 import random
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
@@ -20,31 +19,34 @@ from streamer import config as configuration
 from streamer.capture import open_source
 from streamer.clock import SystemClock
 from streamer.compute import ComputeLoop
-from streamer.errors import ConfigError, SourceReason
-from streamer.events import CameraOffline, DaemonStarted, DaemonStopping, Event
+from streamer.errors import ConfigError
+from streamer.events import DaemonStarted, DaemonStopping, Event
 from streamer.feed import CameraFeed
 from streamer.mailbox import Mailbox
 from streamer.metrics import Metrics
 from streamer.models import load_models, make_pipeline
-from streamer.publish import Publisher, PublishOptions
+from streamer.publish import Publisher
 from streamer.record import CameraRecord
-from streamer.source import CaptureOptions
+from streamer.settings import capture_options, publish_options, web_options
 from streamer.supervisor import STUCK_S, block_signals, supervise
-from streamer.web import About, LiveView, WebOptions, WebServer, WorkerHealth
+from streamer.web import About, LiveView, WebServer, WorkerHealth
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
-    from streamer.config import Camera, Config
+    from streamer.config import Config
     from streamer.lane import Reading
     from streamer.models import Models
+    from streamer.source import CaptureOptions, Continuity
     from streamer.stages import Clock
     from streamer.types import Frame
     from streamer.web import CameraView
 
-__all__ = ["Service", "capture_options", "run"]
+__all__ = ["Service", "run"]
 
 log = structlog.get_logger(__name__)
+_RELOAD_S = 2.0  # for captures to end; the watchdog and SIGTERM wait as long
 
 
 def run(path: Path) -> int:
@@ -53,10 +55,10 @@ def run(path: Path) -> int:
     Raises:
         StreamerError: when it cannot start; nothing is left half-started.
     """
-    block_signals()
     config = configuration.load(path)
     clock = SystemClock()
     logs.configure(config.log.level, config.log.format, clock=clock)
+    block_signals()
     service = Service(config, clock=clock, reread=lambda: configuration.load(path))
     return supervise(
         service, notifier=systemd.Notifier(clock), watchdog_s=systemd.watchdog_interval_s()
@@ -79,14 +81,14 @@ class Service:
         self._metrics = Metrics(CollectorRegistry())
         self._live = LiveView(clock=clock, metrics=self._metrics, pictures=config.http.pictures)
         self._web = WebServer(
-            options=_web_options(config),
+            options=web_options(config),
             state=self,
             live=self._live,
             metrics=self._metrics,
             clock=clock,
         )
         self._publisher = Publisher(
-            _publish_options(config), observer=_PublishMetrics(self._metrics), clock=clock
+            publish_options(config), observer=_PublishMetrics(self._metrics), clock=clock
         )
         self._records: dict[str, CameraRecord] = {}
         self._feeds: dict[str, CameraFeed] = {}
@@ -99,7 +101,7 @@ class Service:
     def start(self) -> None:
         """Start everything; see ``streamer.supervisor.Daemon``."""
         config = self._config
-        sources = {camera.name: capture_options(camera) for camera in config.cameras}
+        sources = [capture_options(camera) for camera in config.cameras]
         if not config.purpose.declared:
             log.warning(
                 "purpose_not_declared", do="set [purpose] declared: why faces are read here"
@@ -126,7 +128,7 @@ class Service:
         )
         self._compute.start()
         self._publisher.emit(Event(data=self._started(models)))
-        for options in sources.values():
+        for options in sources:
             self._add(options)
         self._ready["cameras"] = True
         log.info(
@@ -148,7 +150,7 @@ class Service:
         started = self._ready["cameras"]
         if started:
             log.info("daemon_stopping", reason=reason)
-        self._stop_feeds(left_s() / 2)
+        self._stop_feeds(list(self._feeds.values()), left_s() / 2)
         overrun = []
         if self._compute is not None and not self._compute.stop(left_s() / 2):
             overrun.append("compute")
@@ -174,15 +176,15 @@ class Service:
         if fixed:
             raise ConfigError(f"[{fixed[0]}] cannot change while running; restart the service")
         wanted = {camera.name: capture_options(camera) for camera in new.cameras}
-        present = {name: feed.options for name, feed in self._feeds.items()}
-        for name, options in present.items():
-            if wanted.get(name) != options:
-                self._remove(name)
-            if name not in wanted:
-                self._metrics.remove_camera(name)
+        present = dict(self._feeds)
+        left = [feed for name, feed in present.items() if wanted.get(name) != feed.options]
+        self._stop_feeds(left, _RELOAD_S)
+        for feed in left:
+            self._remove(feed, stays=feed.camera in wanted)
         for name, options in wanted.items():
-            if present.get(name) != options:
-                self._add(options)
+            if name not in self._feeds:
+                before = present.get(name)
+                self._add(options, before.continuity if before else None)
         self._config = new
 
     def stuck(self) -> tuple[str, ...]:
@@ -193,6 +195,10 @@ class Service:
         """Describe the state in one line."""
         states = [record.state for record in self._records.values()]
         return f"{states.count('online')} of {len(states)} cameras online"
+
+    def pinged(self) -> None:
+        """Count a sign of life sent to the service manager."""
+        self._metrics.watchdog_pings.inc()
 
     # What the web server asks
 
@@ -249,7 +255,7 @@ class Service:
 
     # Cameras
 
-    def _add(self, options: CaptureOptions) -> None:
+    def _add(self, options: CaptureOptions, continuity: Continuity | None = None) -> None:
         compute = self._compute
         if compute is None:
             raise RuntimeError("cameras are added after the compute loop")
@@ -269,32 +275,32 @@ class Service:
             clock=self._clock,
             opener=open_source,
             random=random.random,
+            continuity=continuity,
         )
         self._metrics.camera(options.camera).fps.set_function(lambda: feed.fps)
         self._records[options.camera] = record
         self._feeds[options.camera] = feed
         feed.start()
 
-    def _stop_feeds(self, timeout_s: float) -> None:
-        """Stop all captures at once; a camera that says nothing holds its thread a while longer."""
+    def _stop_feeds(self, feeds: Sequence[CameraFeed], timeout_s: float) -> None:
+        """Stop captures at once; a camera that says nothing holds its thread a while longer."""
         end_s = time.monotonic() + timeout_s
-        feeds = list(self._feeds.values())
         for feed in feeds:
             feed.stop()
         late = [feed.camera for feed in feeds if not feed.join(max(0, end_s - time.monotonic()))]
         if late:  # each is within its own deadline, so this is no failure
             log.info("cameras_left_waiting", cameras=late)
 
-    def _remove(self, name: str) -> None:
-        feed = self._feeds.pop(name)
-        feed.stop()
-        feed.join(_patience_s(feed.options))
+    def _remove(self, feed: CameraFeed, *, stays: bool) -> None:
+        """Take a stopped camera out; one that stays keeps its track numbers and its series."""
+        name = feed.camera
+        self._feeds.pop(name)
+        self._records.pop(name).removed()
         if self._compute is not None:
-            reason = SourceReason.STOPPED.value
-            self._compute.tell(CameraOffline(camera=name, reason=reason, detail="removed"))
-            self._compute.detach(name, STUCK_S)
-        self._records.pop(name)
+            self._compute.detach(name, forget=not stays, timeout_s=STUCK_S)
         self._live.forget(name)
+        if not stays:
+            self._metrics.remove_camera(name)
 
     def _started(self, models: Models) -> DaemonStarted:
         return DaemonStarted(
@@ -327,57 +333,6 @@ class _PublishMetrics:
         self._metrics.zmq_handshake_failures.inc()
 
 
-def capture_options(camera: Camera) -> CaptureOptions:
-    """Check what can be known of a camera without opening it.
-
-    Raises:
-        ConfigError: for a missing file, which is a mistake in the configuration, where a device or
-            a host that is missing may come later; and for credentials that cannot be read.
-    """
-    url = configuration.camera_url(camera)
-    if "://" not in url and not url.startswith("/dev/") and not Path(url).is_file():
-        raise ConfigError(f"cameras.{camera.name}.url: there is no file {url}")
-    return CaptureOptions(
-        camera=camera.name,
-        url=url,
-        realtime=camera.realtime,
-        loop=camera.loop,
-        transport=camera.transport,
-        open_timeout_s=camera.open_timeout_s,
-        read_timeout_s=camera.read_timeout_s,
-        tls_verify=camera.tls_verify,
-        ca_file=camera.tls_ca,
-    )
-
-
 def _patience_s(options: CaptureOptions) -> float:
     """Return the longest that one honest call into FFmpeg may take, see ``CameraFeed``."""
     return 3 * options.open_timeout_s + options.read_timeout_s
-
-
-def _publish_options(config: Config) -> PublishOptions:
-    publish = config.publish
-    return PublishOptions(
-        bind=publish.bind,
-        snapshot=publish.snapshot,
-        allow_remote=publish.allow_remote,
-        server_secret_key=_optional(publish.server_secret_key),
-        authorized_keys=_optional(publish.authorized_keys),
-        high_water_mark=publish.high_water_mark,
-    )
-
-
-def _web_options(config: Config) -> WebOptions:
-    http = config.http
-    return WebOptions(
-        bind=http.bind,
-        allow_remote=http.allow_remote,
-        token=configuration.read_secret(http.token, "http.token") if http.token else "",
-        tls_cert=_optional(http.tls_certificate),
-        tls_key=_optional(http.tls_key),
-        pictures=http.pictures,
-    )
-
-
-def _optional(name: str) -> Path | None:
-    return configuration.secret_path(name) if name else None

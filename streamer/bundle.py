@@ -21,7 +21,8 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from streamer.errors import BundleError
+from streamer import preprocess
+from streamer.errors import BundleError, EngineError
 
 if TYPE_CHECKING:
     from streamer.stages import Engine
@@ -246,6 +247,20 @@ def verify_parity(bundle: Bundle, features: Engine, temporal: Engine) -> float:
     Raises:
         BundleError: when it exceeds ``PARITY_TOLERANCE``.
     """
+    try:
+        worst = _worst_difference(bundle, features, temporal)
+    except (EngineError, KeyError) as error:
+        raise BundleError(f"bundle {bundle.path}: its networks do not fit: {error}") from None
+    if not worst <= PARITY_TOLERANCE:  # also true for NaN
+        raise BundleError(
+            f"bundle {bundle.path}: {features.name} differs from the exported probabilities by "
+            f"{worst:.2g}, accepted is {PARITY_TOLERANCE:g}; export the bundle again or choose "
+            "another engine.backend"
+        )
+    return worst
+
+
+def _worst_difference(bundle: Bundle, features: Engine, temporal: Engine) -> float:
     parity, manifest = bundle.parity, bundle.manifest
     got = features.run({"faces": parity.faces_N1HW})
     one = features.run({"faces": parity.faces_N1HW[:1]})
@@ -254,18 +269,11 @@ def verify_parity(bundle: Bundle, features: Engine, temporal: Engine) -> float:
         _difference(one["logits"], parity.logits_NK[:1]),
     )
     rows = parity.sequence_TND.shape[1]
-    state = np.zeros((manifest.temporal.layers, rows, manifest.temporal.units), np.float32)
-    h = c = state
+    h = c = np.zeros((manifest.temporal.layers, rows, manifest.temporal.units), np.float32)
     for step_ND, expected_NK in zip(parity.sequence_TND, parity.sequence_logits_TNK, strict=True):
         out = temporal.run({"features": step_ND, "h": h, "c": c})
         h, c = out["h_out"], out["c_out"]
         worst = max(worst, _difference(out["logits"], expected_NK))
-    if not worst <= PARITY_TOLERANCE:  # also true for NaN
-        raise BundleError(
-            f"bundle {bundle.path}: {features.name} differs from the exported probabilities by "
-            f"{worst:.2g}, accepted is {PARITY_TOLERANCE:g}; export the bundle again or choose "
-            "another engine.backend"
-        )
     return worst
 
 
@@ -334,6 +342,13 @@ def _check_shapes(bundle: Bundle) -> None:
             )
     if len(set(manifest.classes)) != classes:
         raise BundleError(f"bundle {bundle.path}: the manifest names a class twice")
+    cut = (manifest.input.eye_distance, manifest.input.eye_height, manifest.input.margin)
+    ours = (preprocess.EYE_DISTANCE, preprocess.EYE_HEIGHT, preprocess.BOX_HEIGHT)
+    if not np.allclose(cut, ours, atol=1e-6):
+        raise BundleError(
+            f"bundle {bundle.path}: trained on faces cut with eye distance, eye height and margin "
+            f"{cut}, this version cuts them with {ours}; export a bundle trained on such crops"
+        )
     if manifest.input.colour != "gray" or manifest.input.alignment != "eyes":
         raise BundleError(
             f"bundle {bundle.path}: this version feeds gray crops aligned by the eyes, the bundle "

@@ -117,10 +117,18 @@ def open_source(
     """
     kind = reach.find(options.url, timeout_s=options.open_timeout_s)
     container, stream = _open(options, kind, clock)
+    try:
+        device = (
+            reach.descriptor_of(reach.path_of(options.url)) if kind is reach.Kind.DEVICE else None
+        )
+    except OSError as error:  # pulled out while it was being opened
+        container.close()
+        raise SourceError(SourceReason.NOT_FOUND, f"{options.place}: {error.strerror}") from None
     return MediaSource(
         options,
         clock,
         opened=(kind, container, stream),
+        device=device,
         interrupt=interrupt or threading.Event(),
         continuity=continuity or Continuity(),
         on_discard=on_discard,
@@ -142,6 +150,7 @@ class MediaSource:
         clock: Clock,
         *,
         opened: tuple[reach.Kind, InputContainer, VideoStream],
+        device: int | None,
         interrupt: threading.Event,
         continuity: Continuity,
         on_discard: Callable[[DiscardReason], None],
@@ -154,9 +163,7 @@ class MediaSource:
         kind, container, stream = opened
         self.info = _info(kind, container, stream, options)
         self._packets: Iterator[Packet[VideoStream]] = iter(())
-        self._device = (
-            reach.descriptor_of(reach.path_of(options.url)) if kind is reach.Kind.DEVICE else None
-        )
+        self._device = device
         self._begin(container, stream)
         now_ns = clock.monotonic_ns()
         self.last_packet_ns = self._clean_ns = now_ns
@@ -278,7 +285,7 @@ class MediaSource:
     def _frame(self, picture: VideoFrame) -> Frame:
         times = self._live_times if self.info.live else self._file_times
         arrival_ns, media_s, captured_ns, clock = times(picture.time)
-        luma_HW = luma_of(picture)
+        luma_HW = self._luma(picture)
         turns = round(picture.rotation / 90) % 4 if picture.rotation else 0
         if turns:  # phone videos; OpenCV and the runtimes need rows in order, hence the copy
             luma_HW = np.ascontiguousarray(np.rot90(luma_HW, turns))
@@ -295,6 +302,15 @@ class MediaSource:
             clock=clock,
             picture=_Picture(picture, turns),
         )
+
+    def _luma(self, picture: VideoFrame) -> U8:
+        try:
+            return luma_of(picture)
+        except av.FFmpegError:
+            raise self._error(
+                SourceReason.CODEC_UNSUPPORTED,
+                f"pictures of the format {picture.format.name} cannot be read",
+            ) from None
 
     def _live_times(self, pts_s: float | None) -> tuple[int, float, int, ClockName]:
         """Return arrival, media time, time of capture and its clock, of a camera's frame."""

@@ -76,14 +76,19 @@ class ComputeLoop:
         """Analyse a camera's frames from now on; from any thread."""
         self._order(lambda: self._attach(camera, mailbox))
 
-    def detach(self, camera: str, timeout_s: float) -> bool:
-        """Forget a camera whose feed has stopped, and end its tracks; from any other thread.
+    def detach(self, camera: str, *, forget: bool, timeout_s: float) -> bool:
+        """Let go of a camera whose feed has stopped, and end its tracks; from any other thread.
+
+        Args:
+            camera: its name.
+            forget: it will not come back; else its tracks' numbers go on when it does.
+            timeout_s: how long to wait until that is done, seconds.
 
         Returns:
             Whether it was done within the time.
         """
         done = threading.Event()
-        self._order(lambda: self._detach(camera))
+        self._order(lambda: self._detach(camera, forget=forget))
         self._order(done.set)
         return done.wait(timeout_s)
 
@@ -116,7 +121,7 @@ class ComputeLoop:
             self.last_progress_ns = self._clock.monotonic_ns()
         self._obey()
         for camera in list(self._mailboxes):
-            self._detach(camera)
+            self._detach(camera, forget=True)
 
     def _has_work(self) -> bool:
         return bool(
@@ -157,8 +162,8 @@ class ComputeLoop:
             self._discard(notice.camera)
         self._sink.emit(Event(data=notice))
 
-    def _detach(self, camera: str) -> None:
-        self._pipeline.forget(camera)
+    def _detach(self, camera: str, *, forget: bool) -> None:
+        (self._pipeline.forget if forget else self._pipeline.lose)(camera)
         self._discard(camera)
         self._mailboxes.pop(camera, None)
         self._paces.pop(camera, None)

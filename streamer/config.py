@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from streamer.errors import ConfigError
+from streamer.logs import redact
 from streamer.systemd import credential
 
 __all__ = [
@@ -279,7 +280,10 @@ def camera_url(camera: Camera) -> str:
 
 def secret_path(name: str) -> Path:
     """Return the file of a systemd credential of that name, else the path itself."""
-    found = credential(name) if "/" not in name else None
+    try:
+        found = credential(name)
+    except ConfigError:  # a path
+        found = None
     return Path(name) if found is None else found
 
 
@@ -296,7 +300,10 @@ def read_secret(name: str, key: str) -> str:
                 raise ConfigError(f"{key}: {path} is readable by everyone; run: chmod o-r {path}")
             secret = file.read(64 << 10).decode().strip()
     except OSError as error:
-        raise ConfigError(f"{key}: cannot read {path}: {error.strerror}") from None
+        # Not the name: people put the secret itself there.
+        raise ConfigError(
+            f"{key}: names no readable file or systemd credential: {error.strerror}"
+        ) from None
     except UnicodeDecodeError:
         raise ConfigError(f"{key}: {path} is not text") from None
     if not secret:
@@ -314,6 +321,18 @@ def _check(config: Config, place: str) -> None:
                 "its own name"
             )
         seen.add(camera.name)
+        try:
+            parts = urlsplit(camera.url)
+            _ = parts.port  # read here because reading it is what checks it
+        except ValueError:  # its text may quote a part of a password
+            raise ConfigError(
+                f"{place}: cameras[{index}].url: not a valid address; a password with special "
+                "characters belongs into a file named by credentials"
+            ) from None
+        if camera.credentials and not parts.netloc:
+            raise ConfigError(
+                f"{place}: cameras[{index}].credentials: are for addresses such as rtsp://host/…"
+            )
     if config.emotions.exit > config.emotions.enter:
         raise ConfigError(f"{place}: emotions.exit must not exceed emotions.enter")
     if bool(config.publish.server_secret_key) != bool(config.publish.authorized_keys):
@@ -326,7 +345,7 @@ def _check(config: Config, place: str) -> None:
 
 def _refuse_readable_secrets(config: Config, place: str) -> None:
     for camera in config.cameras:
-        if urlsplit(camera.url).password:
+        if redact(camera.url) != camera.url:
             raise ConfigError(
                 f"{place}: holds the password of camera {camera.name!r} and is readable by "
                 f"everyone; run: chmod o-r {place}, or move the password into a file named by "

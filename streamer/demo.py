@@ -47,28 +47,33 @@ def run(console: Console, notes: Console, *, seconds: float, camera: str) -> int
     Returns:
         The exit code of the daemon.
     """
-    block_signals()
     clock = SystemClock()
     logs.configure("error", "console", clock=clock)
     config = _config(camera or str(showreel(notes)), name="camera" if camera else "demo")
+    block_signals()  # only now: Ctrl-C ends the rendering of the feed at once
     demo = _Demo(Service(config, clock=clock, reread=lambda: config), console, notes)
     end_s = time.monotonic() + seconds if seconds else float("inf")
     return supervise(
         demo,
         notifier=systemd.Notifier(clock),
         watchdog_s=systemd.watchdog_interval_s(),
-        until=lambda: time.monotonic() >= end_s,
+        until=lambda: demo.unread.is_set() or time.monotonic() >= end_s,
     )
 
 
 class _Demo:
-    """The daemon together with a subscriber of its own, which prints."""
+    """The daemon together with a subscriber of its own, which prints.
+
+    Attributes:
+        unread: set when nobody reads what is printed any more.
+    """
 
     def __init__(self, service: Service, console: Console, notes: Console) -> None:
         self._service = service
         self._console = console
         self._notes = notes
         self._done = threading.Event()
+        self.unread = threading.Event()
         self._printer: threading.Thread | None = None
 
     def start(self) -> None:
@@ -115,13 +120,22 @@ class _Demo:
         """Describe the state in one line."""
         return self._service.status()
 
+    def pinged(self) -> None:
+        """Count a sign of life sent to the service manager."""
+        self._service.pinged()
+
     def _print(self, subscriber: Subscriber) -> None:
         shown_s: dict[tuple[str, int], float] = {}
         with subscriber:
             while not self._done.is_set():
                 event = subscriber.receive(0.2)
-                if event is not None and _worth_a_line(event, shown_s):
+                if event is None or not _worth_a_line(event, shown_s):
+                    continue
+                try:
                     self._console.print(describe(event), soft_wrap=True)
+                except (BrokenPipeError, SystemExit):  # rich's way to say the same
+                    self.unread.set()  # the reader of a pipe has gone, as `head` does
+                    return
 
 
 def _worth_a_line(event: Received, shown_s: dict[tuple[str, int], float]) -> bool:

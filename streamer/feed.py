@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 from streamer.backoff import Backoff
@@ -132,6 +132,7 @@ class CameraFeed:
         clock: gives the times.
         opener: ``streamer.capture.open_source``.
         random: draws from [0, 1); jitters the waits.
+        continuity: of an earlier feed of this camera, whose numbers go on.
     """
 
     def __init__(
@@ -143,6 +144,7 @@ class CameraFeed:
         clock: Clock,
         opener: Opener,
         random: Callable[[], float],
+        continuity: Continuity | None = None,
     ) -> None:
         self._options = options
         self._mailbox = mailbox
@@ -150,7 +152,7 @@ class CameraFeed:
         self._clock = clock
         self._open = opener
         self._backoff = Backoff(random)
-        self._continuity = Continuity()
+        self._continuity = replace(continuity) if continuity else Continuity()
         self._rate = FrameRate()
         self._stop = threading.Event()
         self._waiting = False
@@ -165,6 +167,11 @@ class CameraFeed:
     def options(self) -> CaptureOptions:
         """What it was told to open."""
         return self._options
+
+    @property
+    def continuity(self) -> Continuity:
+        """Number and media time of the last frame."""
+        return self._continuity
 
     @property
     def camera(self) -> str:
@@ -217,8 +224,8 @@ class CameraFeed:
         show_name()
         while not self._stop.is_set():
             failure, healthy_s = self._session()
-            if failure.reason is SourceReason.STOPPED:
-                break
+            if failure.reason is SourceReason.STOPPED or self._stop.is_set():
+                break  # who stopped it tells the rest; the name may be another feed's by now
             self._lost(failure)
             if self._state.finished:
                 break
@@ -244,10 +251,11 @@ class CameraFeed:
                 on_discard=self._observer.discarded,
             )
             self._progress_ns = self._clock.monotonic_ns()
-            self._deliver(source.read())
+            first = source.read()
             online_ns = self._clock.monotonic_ns()
             self._state = FeedState(online=True, since_ns=online_ns, info=source.info)
-            self._observer.online(source.info)
+            self._observer.online(source.info)  # before its frame can become a face's event
+            self._deliver(first)
             while True:
                 self._deliver(source.read())
         except SourceError as error:

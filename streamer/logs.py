@@ -33,9 +33,8 @@ MASK: Final = "***"
 # A URL's user and password. "[^:/?#]*:" then anything up to the last "@" also catches a password
 # with a raw "/" in it, which is no valid URL but is what people type; 2048 bounds the search.
 _USERINFO = re.compile(r"://(?:[^\s/?#:]{0,2048}:\S{0,2048}|[^\s/?#]{1,2048})@")
-_NAMES = (
-    r"token|passw(?:or)?d|pwd|passphrase|secret|credentials?|api[_-]?key|key|auth|signature|sig"
-)
+_WORDS = r"token|passw(?:or)?d|pass|pwd|passphrase|secret|credentials?"
+_NAMES = rf"{_WORDS}|api[_-]?key|key|auth|signature|sig"
 _PARAMETER = re.compile(rf"(?i)(?<![a-z])((?:\w+[_.-])?(?:{_NAMES})=)[^\s&#;,'\")\]}}]+")
 _AUTHORIZATION = re.compile(r"(?i)\b(bearer|basic|digest)\s+[\w.~+/-]{6,}=*")
 _SECRET_KEY = re.compile(

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.table import Table
+from rich.text import Text
 
 from streamer import bundle as bundles
 from streamer import config as configuration
-from streamer.app import capture_options
 from streamer.capture import open_source
 from streamer.clock import SystemClock
-from streamer.errors import SourceError
+from streamer.errors import SourceError, SourceReason
 from streamer.models import choose_detector
+from streamer.publish import check_options
+from streamer.settings import capture_options, publish_options, web_options
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from rich.console import Console
 
-    from streamer.capture import CaptureOptions
-    from streamer.stages import Detector
+    from streamer.source import CaptureOptions
+    from streamer.stages import Detector, Source
+    from streamer.types import Frame
 
 __all__ = ["check"]
 
@@ -61,51 +64,60 @@ def check(path: Path, console: Console, *, probe: bool) -> int:
     """
     config = configuration.load(path)
     sources = [capture_options(camera) for camera in config.cameras]
+    web_options(config)
+    check_options(publish_options(config))
     bundle = bundles.load(bundles.path_of(config.bundle.path))
-    console.print(f"{path}: valid; {len(sources)} cameras; bundle {bundle.identity}")
+    _say(console, f"{path}: valid; {len(sources)} cameras; bundle {bundle.identity}")
     if not config.purpose.declared:
-        console.print("note: [purpose] declared is empty; say why faces are read here")
+        _say(console, "note: [purpose] declared is empty; say why faces are read here")
     if not probe:
         return 0
     choice = choose_detector(config.detector)
-    detector = choice.detector
-    console.print(f"detector: {choice.backend}, {choice.why}", soft_wrap=True)
-    with ThreadPoolExecutor(_PROBES_AT_ONCE) as pool:
+    _say(console, f"detector: {choice.backend}, {choice.why}")
+    with ThreadPoolExecutor(_PROBES_AT_ONCE) as pool, closing(choice.detector) as detector:
         found = list(pool.map(lambda options: _probe(options, detector), sources))
-    detector.close()
     console.print(_table(found))
     return 1 if any(camera.fault for camera in found) else 0
 
 
+def _say(console: Console, text: str) -> None:
+    """Print a line as it is; brackets are no markup here."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def _probe(options: CaptureOptions, detector: Detector) -> _Found:
-    clock = SystemClock()
     try:
-        source = open_source(options, clock, interrupt=threading.Event())
-        try:
-            first = frame = source.read()
-            frames = 1
-            while frame.monotonic_ns - first.monotonic_ns < _LISTEN_S * 1e9:
-                frame = source.read()
-                frames += 1
-        except SourceError as error:
-            if not frames:
-                raise
-            if error.reason is not error.reason.ENDED:
-                raise
-        finally:
-            source.close()
+        with closing(open_source(options, SystemClock())) as source:
+            first, last = _listen(source)
+            info = source.info
     except SourceError as error:
         return _Found(name=options.camera, place=options.place, fault=str(error))
-    span_s = frame.media_s - first.media_s
+    span_s = last.media_s - first.media_s
     return _Found(
         name=options.camera,
         place=options.place,
-        codec=source.info.codec,
-        size=f"{frame.width} x {frame.height}",
-        declared_fps=source.info.declared_fps,
-        measured_fps=(frames - 1) / span_s if span_s > 0 else 0.0,
-        faces=len(detector.detect(frame.luma_HW)),
+        codec=info.codec,
+        size=f"{last.width} x {last.height}",
+        declared_fps=info.declared_fps,
+        measured_fps=(last.seq - first.seq) / span_s if span_s > 0 else 0.0,
+        faces=len(detector.detect(last.luma_HW)),
     )
+
+
+def _listen(source: Source) -> tuple[Frame, Frame]:
+    """Read for a while; return the first and the last frame.
+
+    Raises:
+        SourceError: if it fails before the end of a file.
+    """
+    first = last = source.read()
+    try:
+        while last.monotonic_ns - first.monotonic_ns < _LISTEN_S * 1e9:
+            last = source.read()
+    except SourceError as error:
+        if error.reason is not SourceReason.ENDED:
+            raise
+    return first, last
 
 
 def _table(found: list[_Found]) -> Table:
@@ -114,12 +126,12 @@ def _table(found: list[_Found]) -> Table:
         table.add_column(column)
     for camera in found:
         if camera.fault:
-            table.add_row(camera.name, camera.place, f"[red]{camera.fault}[/]")
+            table.add_row(camera.name, Text(camera.place), Text(camera.fault, style="red"))
             continue
         declared = f"{camera.declared_fps:.4g}" if camera.declared_fps else "-"
         table.add_row(
             camera.name,
-            camera.place,
+            Text(camera.place),
             camera.codec,
             camera.size,
             declared,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from streamer.sockets import Context
     from streamer.stages import Clock
 
-__all__ = ["PublishObserver", "PublishOptions", "Publisher"]
+__all__ = ["PublishObserver", "PublishOptions", "Publisher", "check_options"]
 
 _POLL_MS = 500  # an idle loop still shows progress twice a second, well within any watchdog
 _REQUESTS_A_ROUND = 32  # a flood of requests waits while events go out
@@ -140,7 +140,7 @@ class Publisher:
         """
         if self._loop is not None:
             raise RuntimeError("a publisher is started once")
-        keys = _check(self._options)
+        keys = check_options(self._options)
         wake_in, wake_out = socket.socketpair()
         wake_in.settimeout(0)
         wake_out.settimeout(0)
@@ -338,7 +338,7 @@ class _Loop:
         self._context.term()  # waits for the lingering messages, no longer than they may linger
 
 
-def _check(options: PublishOptions) -> tuple[KeyPair, frozenset[bytes]] | None:
+def check_options(options: PublishOptions) -> tuple[KeyPair, frozenset[bytes]] | None:
     """Refuse what cannot or must not be bound; return the keys, where there are any."""
     secret, clients = options.server_secret_key, options.authorized_keys
     for key, address in (("bind", options.bind), ("snapshot", options.snapshot)):

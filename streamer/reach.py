@@ -99,7 +99,10 @@ def _find_path(path: Path, place: str) -> Kind:
 
 
 def _who_may(path: Path) -> str:
-    number = path.stat().st_gid
+    try:
+        number = path.stat().st_gid
+    except OSError:  # gone meanwhile
+        return "this user may not read it"
     try:
         group = grp.getgrgid(number).gr_name
     except KeyError:

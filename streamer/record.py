@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+import structlog
+
+from streamer.errors import SourceReason
 from streamer.events import CameraOffline, CameraOnline
 from streamer.timeline import FrameRate
 from streamer.web.state import CameraView
@@ -20,7 +23,6 @@ if TYPE_CHECKING:
 
     from prometheus_client import Counter, Gauge
 
-    from streamer.errors import SourceReason
     from streamer.lane import Reading
     from streamer.metrics import DropReason, Metrics
     from streamer.source import DiscardReason, SourceInfo
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from streamer.web.state import CameraState
 
 __all__ = ["CameraRecord"]
+
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -95,6 +100,7 @@ class CameraRecord:
         self._set(_Status("online", self._now(), None, info))
         self._series.up.set(1)
         reason = "reconnected" if self._seen_online else "connected"
+        log.info("camera_online", camera=self.name, reason=reason, codec=info.codec)
         self._seen_online = True
         self._tell(
             CameraOnline(camera=self.name, reason=reason, width=info.width, height=info.height)
@@ -102,10 +108,20 @@ class CameraRecord:
 
     def offline(self, reason: SourceReason, detail: str) -> None:
         """Take note that it stopped delivering, or could not be opened."""
+        log.warning("camera_offline", camera=self.name, reason=reason.value, detail=detail)
         info = self._status.info
         self._set(_Status("offline", self._now(), reason.value, info))
         self._series.up.set(0)
         self._tell(CameraOffline(camera=self.name, reason=reason.value, detail=detail))
+
+    def removed(self) -> None:
+        """Tell that it is no longer watched, or is about to be opened anew."""
+        self._series.up.set(0)
+        self._tell(
+            CameraOffline(
+                camera=self.name, reason=SourceReason.STOPPED.value, detail="configuration changed"
+            )
+        )
 
     def reconnecting(self, reason: SourceReason) -> None:
         """Count an attempt to open it again."""

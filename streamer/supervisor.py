@@ -7,11 +7,13 @@ where a daemon that limps on would only look alive.
 
 from __future__ import annotations
 
+import os
 import queue
 import signal
+import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import structlog
 
@@ -22,12 +24,15 @@ if TYPE_CHECKING:
 
     from streamer.systemd import Notifier
 
-__all__ = ["STOP_SIGNALS", "Daemon", "block_signals", "supervise"]
+__all__ = ["STOP_SIGNALS", "Daemon", "block_signals", "leave", "supervise"]
 
 STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 _RELOAD = signal.SIGHUP
 _WAITED = STOP_SIGNALS | {_RELOAD}
 _POLL_S = 0.25  # how soon a broken worker is noticed
+_START_POLL_S = 0.02  # how soon a start that is complete is noticed
+_START_GRACE_S = 1.0  # a start that is nearly done is let finish, to be stopped in order
+_START_EXTENSION_S = 60.0  # what the service manager grants anew while the start goes on
 GRACE_S = 4.0
 """Deadline of the whole stop; with the exit of the interpreter it stays within 5 s."""
 STUCK_S = 15.0
@@ -60,6 +65,10 @@ class Daemon(Protocol):
         """Describe the state in one line for the service manager."""
         ...
 
+    def pinged(self) -> None:
+        """Take note that the service manager is told that all is well."""
+        ...
+
 
 def block_signals() -> None:
     """Block the signals that are waited for; called before the first thread starts, inherited."""
@@ -88,14 +97,13 @@ def supervise(
         StreamerError: when the start fails.
     """
     failures = _catch_failures()
-    try:
-        daemon.start()
-    except StreamerError:
-        daemon.stop("start failed", GRACE_S)
-        raise
+    started, reason = _start(daemon, failures, notifier)
+    if not started:
+        log.warning("stopped_during_start", reason=reason or "failure")
+        return 0 if reason else 1
     notifier.ready(daemon.status())
     try:
-        reason = _watch(daemon, failures, notifier, watchdog_s, until)
+        reason = reason or _watch(daemon, failures, notifier, watchdog_s, until)
     except Exception:  # the last line of defence: said, stopped in order, and in the exit code
         log.exception("supervisor_failed")
         reason = ""
@@ -104,6 +112,59 @@ def supervise(
     if overrun:
         log.error("stop_overran", workers=overrun, grace_s=GRACE_S)
     return 0 if reason and not overrun else 1
+
+
+def leave(code: int) -> NoReturn:
+    """End the process now.
+
+    A thread may still wait inside FFmpeg or a network for its deadline; the interpreter's own end
+    would wait for it, or pull the runtime away under it.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _start(
+    daemon: Daemon, failures: queue.SimpleQueue[str], notifier: Notifier
+) -> tuple[bool, str]:
+    """Start in a thread, so that a signal is heard while model files are fetched.
+
+    Returns:
+        Whether it has started, and the signal that came meanwhile, if any. A start that is cut off
+        still runs, has published nothing, and ends with the process.
+
+    Raises:
+        StreamerError: when the start fails.
+    """
+    refused: list[StreamerError] = []
+
+    def start() -> None:
+        try:
+            daemon.start()
+        except StreamerError as error:
+            refused.append(error)
+
+    thread = threading.Thread(target=start, name="start", daemon=True)
+    thread.start()
+    reason, extended_s = "", time.monotonic()
+    while thread.is_alive() and not reason:
+        got = _waited(STOP_SIGNALS, _START_POLL_S)
+        if got is not None:
+            reason = got.name
+            thread.join(_START_GRACE_S)
+        if time.monotonic() - extended_s > _START_EXTENSION_S / 4:
+            notifier.extend_timeout(_START_EXTENSION_S)
+            extended_s = time.monotonic()
+    if thread.is_alive():
+        return False, reason
+    if refused:
+        daemon.stop("start failed", GRACE_S)
+        raise refused[0]
+    if not failures.empty():
+        daemon.stop("start failed", GRACE_S)
+        return False, ""
+    return True, reason
 
 
 def _watch(
@@ -132,6 +193,7 @@ def _watch(
             log.error("worker_stuck", workers=stuck)
             stuck_said_s = now_s
         if not stuck and watchdog_s is not None and now_s - pinged_s >= watchdog_s - _POLL_S:
+            daemon.pinged()
             notifier.alive()
             notifier.status(daemon.status())
             pinged_s = now_s
@@ -169,7 +231,8 @@ def _stop(daemon: Daemon, reason: str) -> tuple[str, ...]:
 
     thread = threading.Thread(target=stop, name="stop", daemon=True)
     thread.start()
-    while thread.is_alive():
+    end_s = time.monotonic() + GRACE_S + 1.0
+    while thread.is_alive() and time.monotonic() < end_s:
         if _waited(STOP_SIGNALS, _POLL_S / 5) is not None:
             log.warning("stop_forced")
             return ("forced",)

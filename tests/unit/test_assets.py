@@ -146,9 +146,9 @@ def test_a_wrong_hash_is_refused(tmp_path: Path, mirror: Path, damage: bytes) ->
 
 
 def test_the_error_says_what_each_source_said_and_what_to_do(tmp_path: Path) -> None:
-    """One line names every source, its reason and the way out, but no credential."""
+    """One line names every source, its reason and the way out, but no path: it may be a secret."""
     with serving(tmp_path) as address:
-        secret = address.replace("http://", "http://user:hunter2@")
+        secret = f"{address}/hunter2"
         with pytest.raises(ConfigError) as caught:
             install(make_asset(NOWHERE), tmp_path / "x", mirror=secret, report=lambda _: None)
     text = str(caught.value)

@@ -91,6 +91,26 @@ def test_a_manifest_that_contradicts_the_samples_is_refused(copy: Path) -> None:
         bundle.load(copy)
 
 
+def test_crops_cut_otherwise_are_refused(copy: Path) -> None:
+    """A bundle trained on another framing would lose accuracy unseen."""
+    manifest = json.loads((copy / bundle.MANIFEST).read_text())
+    edit(copy, input=manifest["input"] | {"eye_distance": 0.5})
+    with pytest.raises(BundleError, match="this version cuts them with"):
+        bundle.load(copy)
+
+
+def test_networks_that_do_not_fit_are_a_bundle_error() -> None:
+    """With other inputs or outputs it is the bundle that is wrong: a restart cannot help."""
+    loaded = bundle.load(bundle.bundled_path())
+    features, temporal = engines(loaded)
+    for pair in ((temporal, temporal), (features, features)):
+        with pytest.raises(BundleError, match="its networks do not fit"):
+            bundle.verify_parity(loaded, *pair)
+    mute = FakeEngine({"features": lambda x: features.run(x)["features"]})
+    with pytest.raises(BundleError, match="its networks do not fit"):
+        bundle.verify_parity(loaded, mute, temporal)
+
+
 def test_a_network_that_computes_something_else_is_refused() -> None:
     """The right file in a runtime that gets it wrong is not served; nor is one that gives NaN."""
     loaded = bundle.load(bundle.bundled_path())

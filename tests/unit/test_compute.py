@@ -133,7 +133,7 @@ def test_a_camera_going_offline_is_told_in_order() -> None:
     rig.settle()
     rig.put("a", 1)
     rig.loop.tell(CameraOffline(camera="a", reason=SourceReason.TIMEOUT.value))
-    assert rig.loop.detach("a", 5)
+    assert rig.loop.detach("a", forget=True, timeout_s=5)
     assert rig.loop.stop(5)
     assert rig.sink.types == ["camera.online", "camera.offline"]
     assert rig.pipeline.lost == ["a", "a"]

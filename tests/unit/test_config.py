@@ -60,6 +60,33 @@ def test_a_mistake_is_one_line_that_names_the_key(text: str, said: str) -> None:
     assert caught.value.exit_code == 78
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["rtsp://[fe80::1/s", "rtsp://user:p[a]ss@host/s", "rtsp://user:hunter2@host:port/s"],
+)
+def test_a_malformed_address_is_one_line_without_it(url: str) -> None:
+    """Its text may be a password, so the key alone is told."""
+    with pytest.raises(ConfigError, match=r"cameras\[0\]\.url: not a valid address") as caught:
+        config.parse(f'[[cameras]]\nname = "a"\nurl = "{url}"\n')
+    assert "hunter2" not in str(caught.value)
+    assert "'a'" not in str(caught.value)
+
+
+def test_credentials_need_a_host() -> None:
+    """For a device or a file they would end up in its path."""
+    text = '[[cameras]]\nname = "a"\nurl = "/dev/video0"\ncredentials = "/etc/secret"\n'
+    with pytest.raises(ConfigError, match=r"cameras\[0\]\.credentials: are for addresses"):
+        config.parse(text)
+
+
+def test_a_secret_in_place_of_a_file_name_is_not_told() -> None:
+    """People type the secret itself where its file is asked for."""
+    camera = config.Camera(name="a", url="rtsp://camera/s", credentials="admin:hunter2")
+    with pytest.raises(ConfigError, match="names no readable file") as caught:
+        config.camera_url(camera)
+    assert "hunter2" not in str(caught.value)
+
+
 def test_a_missing_file_is_a_configuration_error(tmp_path: Path) -> None:
     """The message names the file."""
     with pytest.raises(ConfigError, match=r"none\.toml: No such file"):
@@ -74,6 +101,11 @@ def test_a_password_in_a_file_that_all_may_read_is_refused(tmp_path: Path) -> No
     with pytest.raises(ConfigError, match="chmod o-r") as caught:
         config.load(path)
     assert "hunter2" not in str(caught.value)
+    query = path.with_name("query.toml")
+    query.write_text('[[cameras]]\nname = "a"\nurl = "http://camera/mjpg?usr=x&pass=hunter2"\n')
+    query.chmod(0o644)
+    with pytest.raises(ConfigError, match="chmod o-r"):
+        config.load(query)
     path.chmod(0o640)
     assert config.load(path).cameras[0].url == "rtsp://user:hunter2@camera/stream"
 

@@ -26,7 +26,6 @@ from streamer.supervisor import block_signals, supervise
 class Daemon:
     def start(self):
         {start}
-        print("started", flush=True)
     def stop(self, reason, deadline_s):
         {stop}
         print("stopped", reason, flush=True)
@@ -36,7 +35,10 @@ class Daemon:
         {reload}
     def stuck(self):
         return {stuck}
+    def pinged(self):
+        pass
     def status(self):
+        print("started", flush=True)
         return "0 of 0 cameras online"
 
 block_signals()
@@ -112,6 +114,23 @@ def test_a_stop_that_overruns_is_a_failure() -> None:
     run.process.terminate()
     assert run.end() == 1
     assert any("compute" in line for line in run.lines)
+
+
+def test_a_signal_during_the_start_is_heard() -> None:
+    """A start that waits for a download ends at once, and has been asked to."""
+    run = Run(start='print("fetching", flush=True); time.sleep(30)')
+    run.wait_for("fetching")
+    start_s = time.monotonic()
+    run.process.terminate()
+    assert run.end() == 0
+    assert time.monotonic() - start_s < 5
+
+
+def test_a_thread_that_dies_during_the_start_is_a_failure() -> None:
+    """Nothing is called ready that has lost a worker already."""
+    run = Run(start="t = threading.Thread(target=lambda: 1 / 0); t.start(); t.join()")
+    assert run.end() == 1
+    assert "stopped start failed\n" in run.lines
 
 
 def test_a_second_signal_forces_the_end() -> None:

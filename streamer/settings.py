@@ -1,0 +1,89 @@
+"""From the configuration to each part's own options, with the secrets read; nothing is started.
+
+A message never quotes a value in which somebody may have typed a password.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from streamer import config as configuration
+from streamer import reach
+from streamer.errors import ConfigError
+from streamer.publish import PublishOptions
+from streamer.source import CaptureOptions
+from streamer.web import WebOptions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from streamer.config import Camera, Config
+
+__all__ = ["capture_options", "publish_options", "web_options"]
+
+
+def capture_options(camera: Camera) -> CaptureOptions:
+    """Check what can be known of a camera without opening it.
+
+    Raises:
+        ConfigError: for a scheme that is none of ours and a missing file, which are mistakes in the
+            configuration, where a device or a host may come later; and for credentials that cannot
+            be read.
+    """
+    key = f"cameras.{camera.name}.url"
+    url = configuration.camera_url(camera)
+    scheme = reach.scheme_of(url)
+    if scheme not in {*reach.NETWORK_SCHEMES, "", "file"}:
+        known = ", ".join(f"{name}://" for name in sorted(reach.NETWORK_SCHEMES))
+        raise ConfigError(f"{key}: {scheme}:// is not known; expected {known}, a device or a file")
+    path = reach.path_of(url)
+    if scheme not in reach.NETWORK_SCHEMES and not path.is_relative_to("/dev"):
+        if "@" in url:
+            raise ConfigError(f"{key}: no such file; an address of a camera begins with rtsp://")
+        if not path.is_file():
+            raise ConfigError(f"{key}: there is no file {path}")
+    return CaptureOptions(
+        camera=camera.name,
+        url=url,
+        realtime=camera.realtime,
+        loop=camera.loop,
+        transport=camera.transport,
+        open_timeout_s=camera.open_timeout_s,
+        read_timeout_s=camera.read_timeout_s,
+        tls_verify=camera.tls_verify,
+        ca_file=camera.tls_ca,
+    )
+
+
+def publish_options(config: Config) -> PublishOptions:
+    """Return where and to whom events go."""
+    publish = config.publish
+    return PublishOptions(
+        bind=publish.bind,
+        snapshot=publish.snapshot,
+        allow_remote=publish.allow_remote,
+        server_secret_key=_optional(publish.server_secret_key),
+        authorized_keys=_optional(publish.authorized_keys),
+        high_water_mark=publish.high_water_mark,
+    )
+
+
+def web_options(config: Config) -> WebOptions:
+    """Return where the web server listens and whom it answers.
+
+    Raises:
+        ConfigError: if the address, the token or the TLS files cannot be right.
+    """
+    http = config.http
+    return WebOptions(
+        bind=http.bind,
+        allow_remote=http.allow_remote,
+        token=configuration.read_secret(http.token, "http.token") if http.token else "",
+        tls_cert=_optional(http.tls_certificate),
+        tls_key=_optional(http.tls_key),
+        pictures=http.pictures,
+    )
+
+
+def _optional(name: str) -> Path | None:
+    return configuration.secret_path(name) if name else None
