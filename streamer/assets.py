@@ -336,18 +336,25 @@ def _opened(url: str) -> BinaryIO:
     so the wait is for a thread, which nobody waits for once the time is up.
     """
     answers: queue.SimpleQueue[BinaryIO | Exception] = queue.SimpleQueue()
+    given_up = threading.Event()
 
     def work() -> None:
         request = Request(url, headers={"User-Agent": "emotion-streamer"})  # noqa: S310 (scheme checked by callers)
         try:
-            answers.put(urlopen(request, timeout=_CONNECT_S))  # noqa: S310 (the same)
+            answer = urlopen(request, timeout=_CONNECT_S)  # noqa: S310 (the same)
         except (OSError, HTTPException, ValueError) as error:
-            answers.put(error)
+            answers.put(error.with_traceback(None))  # its frames would hold the socket open
+            return
+        if given_up.is_set():
+            answer.close()
+        else:
+            answers.put(answer)
 
     threading.Thread(target=work, name="asset-open", daemon=True).start()
     try:
         answer = answers.get(timeout=_CONNECT_S)
     except queue.Empty:
+        given_up.set()
         raise TimeoutError from None
     if isinstance(answer, Exception):
         raise answer
