@@ -138,7 +138,8 @@ class Library:
             1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         )
         parser = trt.OnnxParser(definition, self._logger)
-        if not parser.parse(network.onnx):
+        # The parser takes some files that hold nothing without a word.
+        if not (parser.parse(network.onnx) and definition.num_outputs):
             errors = [parser.get_error(i).desc() for i in range(parser.num_errors)]
             raise EngineError(
                 f"{network.label}: {self.name} {self.version} cannot read the network: "
