@@ -23,6 +23,7 @@ from http.client import HTTPException
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, BinaryIO, Final
+from urllib.error import HTTPError
 from urllib.parse import quote, urlsplit
 from urllib.request import Request, urlopen
 
@@ -343,6 +344,8 @@ def _opened(url: str) -> BinaryIO:
         try:
             answer = urlopen(request, timeout=_CONNECT_S)  # noqa: S310 (the same)
         except (OSError, HTTPException, ValueError) as error:
+            if isinstance(error, HTTPError):
+                error.close()  # it is the server's answer, too
             answers.put(error.with_traceback(None))  # its frames would hold the socket open
             return
         if given_up.is_set():
