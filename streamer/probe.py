@@ -7,11 +7,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
 from streamer import bundle as bundles
 from streamer import config as configuration
+from streamer import logs
 from streamer.capture import open_source
 from streamer.clock import SystemClock
 from streamer.errors import SourceError, SourceReason
@@ -62,6 +64,7 @@ def check(path: Path, console: Console, *, probe: bool) -> int:
     Raises:
         StreamerError: what is wrong, in one line.
     """
+    logs.configure("error", "console", clock=SystemClock())  # what matters is printed
     config = configuration.load(path)
     sources = [capture_options(camera) for camera in config.cameras]
     web_options(config)
@@ -77,6 +80,9 @@ def check(path: Path, console: Console, *, probe: bool) -> int:
     with ThreadPoolExecutor(_PROBES_AT_ONCE) as pool, closing(choice.detector) as detector:
         found = list(pool.map(lambda options: _probe(options, detector), sources))
     console.print(_table(found))
+    for camera in found:
+        if camera.fault:
+            console.print(Text(f"{camera.name}: {camera.fault}", style="red"), soft_wrap=True)
     return 1 if any(camera.fault for camera in found) else 0
 
 
@@ -121,21 +127,28 @@ def _listen(source: Source) -> tuple[Frame, Frame]:
 
 
 def _table(found: list[_Found]) -> Table:
-    table = Table()
-    for column in ("camera", "address", "codec", "size", "fps declared", "measured", "faces"):
-        table.add_column(column)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in ("camera", "codec", "size"):
+        table.add_column(column, no_wrap=True)
+    for column in ("fps", "declared", "faces"):
+        table.add_column(column, no_wrap=True, justify="right")
+    table.add_column("address")  # alone may be cut: the others keep their width
     for camera in found:
         if camera.fault:
-            table.add_row(camera.name, Text(camera.place), Text(camera.fault, style="red"))
+            name = Text(camera.name, style="red")
+            table.add_row(name, "-", "-", "-", "-", "-", _cut(camera.place))
             continue
-        declared = f"{camera.declared_fps:.4g}" if camera.declared_fps else "-"
         table.add_row(
             camera.name,
-            Text(camera.place),
             camera.codec,
             camera.size,
-            declared,
             f"{camera.measured_fps:.1f}",
+            f"{camera.declared_fps:.4g}" if camera.declared_fps else "-",
             str(camera.faces),
+            _cut(camera.place),
         )
     return table
+
+
+def _cut(text: str) -> Text:
+    return Text(text, no_wrap=True, overflow="ellipsis")
