@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["clock_text", "shares", "span_text", "table", "write_dwells", "write_summary"]
 
 _FINE_BELOW_S = 60.0
+_NAME_CELLS = 24
 _ROWS = 24  # as many as fit on a screen beside the progress; the files have all
 
 
@@ -73,11 +74,11 @@ def table(found: Sequence[tuple[str, Course]]) -> Table:
     view = Table(
         title="Faces", caption=caption, title_justify="left", header_style="bold", box=SIMPLE_HEAD
     )
-    for heading, justify in (("recording", "left"), ("face", "right"), ("seen", "right")):
-        view.add_column(heading, justify=justify)  # type: ignore[arg-type] # rich's Literal
+    view.add_column("recording", no_wrap=True, max_width=_NAME_CELLS)
+    view.add_column("face", justify="right")
+    view.add_column("seen", justify="right", no_wrap=True)
     view.add_column("labels")
     view.add_column("changes", justify="right")
-    view.add_column("longest", justify="left", no_wrap=True)
     for name, course in found:
         if id(course) in shown:
             top = [f"{label} {share:.0%}" for label, share in shares(course).items()][:3]

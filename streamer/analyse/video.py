@@ -8,7 +8,7 @@ Legend: T readings of one face.
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, Literal, cast, overload
 
 import av
 import numpy as np
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from av.container import InputContainer, OutputContainer
     from av.packet import Packet
     from av.video.stream import VideoStream
 
@@ -73,15 +74,14 @@ class AnnotatedVideo:
     ) -> None:
         self._courses = courses
         self._fps = fps or _USUAL_FPS
-        self._source = av.open(str(source), metadata_errors="replace")
+        self._source = _open(source, "r")
         self._sounds = [
             s for s in self._source.streams if isinstance(s, AudioStream) and s.codec_context
         ]
         self._origin_s = _start_s(self._source.streams.video[0])
         fits = all(s.codec_context.codec.canonical_name in _MP4_SOUND for s in self._sounds)
         self.path = folder / ("annotated.mp4" if fits else "annotated.mkv")
-        options = {"movflags": "+faststart"} if fits else {}  # plays while it is still loading
-        self._output = av.open(str(self.path), "w", options=options)
+        self._output = _open(self.path, "w")
         self._video: VideoStream | None = None
         self._copies: dict[int, AudioStream] = {}
         self._packets = self._demux(self._sounds)
@@ -99,6 +99,9 @@ class AnnotatedVideo:
         try:
             if kind is None:
                 self._finish()
+            self._output.close()
+        except av.FFmpegError as failure:
+            raise _failed(self.path, failure) from None
         finally:
             self._output.close()
             self._source.close()
@@ -131,7 +134,7 @@ class AnnotatedVideo:
             self._write_sound(until_s=when_s)
             self._output.mux(video.encode(encoded))
         except av.FFmpegError as error:
-            raise self._failed(error) from None
+            raise _failed(self.path, error) from None
 
     def _begin(self, width: int, height: int) -> VideoStream:
         """Add the streams, the pictures first: that is the order players expect."""
@@ -162,15 +165,26 @@ class AnnotatedVideo:
             self._waiting = next(self._packets, None)
 
     def _finish(self) -> None:
-        try:
-            if self._video is not None:
-                self._output.mux(self._video.encode())
-                self._write_sound(until_s=float("inf"))
-        except av.FFmpegError as error:
-            raise self._failed(error) from None
+        if self._video is not None:
+            self._output.mux(self._video.encode())
+            self._write_sound(until_s=float("inf"))
 
-    def _failed(self, error: av.FFmpegError) -> StreamerError:
-        return StreamerError(f"{self.path.name}: cannot be written: {error.strerror}")
+
+@overload
+def _open(path: Path, mode: Literal["r"]) -> InputContainer: ...
+@overload
+def _open(path: Path, mode: Literal["w"]) -> OutputContainer: ...
+def _open(path: Path, mode: Literal["r", "w"]) -> InputContainer | OutputContainer:
+    # an MP4 with its index in front plays while it is still loading
+    options = {"movflags": "+faststart"} if mode == "w" and path.suffix == ".mp4" else {}
+    try:
+        return av.open(str(path), mode, options=options, metadata_errors="replace")
+    except av.FFmpegError as error:
+        raise _failed(path, error) from None
+
+
+def _failed(path: Path, error: av.FFmpegError) -> StreamerError:
+    return StreamerError(f"{path.name}: {error.strerror}; is there room, and may it be written?")
 
 
 def _start_s(stream: VideoStream) -> float:
