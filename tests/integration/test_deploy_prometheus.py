@@ -1,0 +1,278 @@
+"""Alert rules and the dashboard against promtool, a real Prometheus and the metrics that exist."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from functools import lru_cache
+from http import HTTPStatus
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry
+
+from streamer.metrics import DropReason, Metrics
+from streamer.web import LiveView, WebOptions, WebServer
+from tests.fakes_web import FakeState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+DASHBOARD = DEPLOY / "grafana" / "dashboards" / "streamer.json"
+TOKEN = "correct-horse-battery"  # noqa: S105 - a test's own
+OF_PROMETHEUS = {"up", "ALERTS"}
+"""Series that Prometheus makes by itself."""
+
+needs_prometheus = pytest.mark.skipif(
+    shutil.which("prometheus") is None or shutil.which("promtool") is None,
+    reason="Prometheus and promtool absent (Debian: apt install prometheus)",
+)
+
+
+def rules() -> list[dict[str, Any]]:
+    """Return every rule."""
+    text = (DEPLOY / "prometheus" / "rules.yml").read_text()
+    return [rule for group in yaml.safe_load(text)["groups"] for rule in group["rules"]]
+
+
+@lru_cache
+def dashboard() -> dict[str, Any]:
+    """Return the dashboard."""
+    found: dict[str, Any] = json.loads(DASHBOARD.read_text())
+    return found
+
+
+def panels() -> list[dict[str, Any]]:
+    """Return the panels that show something."""
+    return [panel for panel in dashboard()["panels"] if panel["type"] != "row"]
+
+
+def queries() -> list[str]:
+    """Return every query of the dashboard."""
+    shown = [target["expr"] for panel in panels() for target in panel["targets"]]
+    notes = [note["expr"] for note in dashboard()["annotations"]["list"]]
+    return shown + notes
+
+
+def example() -> Metrics:
+    """Return the metrics of a daemon with one camera, each series with a value."""
+    metrics = Metrics(CollectorRegistry())
+    lobby = metrics.camera("lobby")
+    for counter in (lobby.captured, lobby.analysed, lobby.faces_detected, *lobby.dropped.values()):
+        counter.inc(0)
+    lobby.up.set(1)
+    metrics.observe_stage("detect", 0.004)
+    metrics.batch_faces.observe(2)
+    metrics.event_latency_seconds.observe(0.05)
+    metrics.events_published.labels("emotion.sample").inc()
+    metrics.events_dropped.labels("emotion.sample").inc(0)
+    metrics.camera_reconnects.labels("lobby", "timeout").inc(0)
+    metrics.sources_discarded_frames.labels("lobby", "before_keyframe").inc(0)
+    metrics.live_pictures.labels("lobby").inc(0)
+    metrics.http_requests.labels("200").inc(0)
+    metrics.engine_info.labels("features").info({"engine": "onnxruntime on CPU"})
+    metrics.bundle_info.info({"bundle": "fer@0123456789ab"})
+    metrics.build_info.info({"version": "0.1.0"})
+    return metrics
+
+
+def series_names(metrics: Metrics) -> set[str]:
+    """Return every name that a scrape has."""
+    return {sample.name for family in metrics.registry.collect() for sample in family.samples}
+
+
+_NOT_A_METRIC = re.compile(
+    r'"[^"]*"|\{[^}]*\}|\[[^\]]*\]|\b(?:by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)'
+)
+_WORDS = {"and", "or", "unless", "offset", "bool"}
+
+
+def metrics_in(query: str) -> set[str]:
+    """Return the metrics that a query names: words that are no function, label or operator."""
+    bare = _NOT_A_METRIC.sub(" ", query)
+    return set(re.findall(r"(?<![\w.])[A-Za-z_]\w*\b(?!\s*\()", bare)) - _WORDS
+
+
+def test_the_metrics_of_a_query_are_recognised() -> None:
+    """Functions, labels, strings, ranges and operators are not taken for metrics."""
+    query = (
+        'sum by (a, b) (rate(x_total{c="d_total"}[5m])) / on (e) group_left (f) y offset 6h > 0.5'
+    )
+    assert metrics_in(query) == {"x_total", "y"}
+
+
+def test_every_metric_of_rules_and_dashboard_exists() -> None:
+    """Nothing waits for a series that the daemon never exports."""
+    known = series_names(example()) | OF_PROMETHEUS
+    named = {name for query in queries() for name in metrics_in(query)}
+    assert len(named) > 20
+    for rule in rules():
+        named |= metrics_in(rule["expr"])
+        named |= set(re.findall(r"streamer_\w+", rule["annotations"]["description"]))
+    assert named <= known, named - known
+
+
+def test_every_label_of_rules_and_dashboard_exists() -> None:
+    """A label that is misspelt would match nothing, silently."""
+    labels = {
+        label
+        for family in example().registry.collect()
+        for sample in family.samples
+        for label in sample.labels
+    } | {"job", "instance", "alertname", "alertstate"}
+    for query in [rule["expr"] for rule in rules()] + queries():
+        used = set(re.findall(r'(\w+)\s*=~?"', query))
+        for listed in re.findall(r"\b(?:by|on)\s*\(([^)]*)\)", query):
+            used |= {label.strip() for label in listed.split(",")}
+        assert used <= labels, f"{query}: {used - labels}"
+
+
+def test_every_alert_says_what_it_is_and_what_to_do() -> None:
+    """An alert has a severity, one line that names its subject, and a hint."""
+    assert {rule["labels"]["severity"] for rule in rules()} == {"page", "ticket"}
+    for rule in rules():
+        assert set(rule["annotations"]) == {"summary", "description"}, rule["alert"]
+
+
+def test_the_panels_of_the_dashboard_fit() -> None:
+    """Ids are unique, no panel covers another, each has a unit of text and the chosen source."""
+    ids = [panel["id"] for panel in dashboard()["panels"]]
+    assert len(ids) == len(set(ids))
+    for first, second in combinations([p["gridPos"] for p in dashboard()["panels"]], 2):
+        apart_x = first["x"] + first["w"] <= second["x"] or second["x"] + second["w"] <= first["x"]
+        apart_y = first["y"] + first["h"] <= second["y"] or second["y"] + second["h"] <= first["y"]
+        assert apart_x or apart_y, (first, second)
+    for panel in panels():
+        assert panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24
+        assert panel["description"]
+        for target in panel["targets"]:
+            assert target["datasource"]["uid"] == "${datasource}"
+
+
+@needs_prometheus
+@pytest.mark.parametrize(
+    "command", [("check", "rules", "rules.yml"), ("test", "rules", "rules_test.yml")]
+)
+def test_promtool_accepts_the_rules(command: tuple[str, ...]) -> None:
+    """The syntax is right, and each alert fires when it should and only then."""
+    done = subprocess.run(
+        ["promtool", *command],
+        cwd=DEPLOY / "prometheus",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_alert_has_a_test_of_its_own() -> None:
+    """An alert that nobody has seen fire is a hope."""
+    tests = yaml.safe_load((DEPLOY / "prometheus" / "rules_test.yml").read_text())["tests"]
+    fired = {
+        case["alertname"]
+        for test in tests
+        for case in test.get("alert_rule_test", ())
+        if case["exp_alerts"]
+    }
+    assert fired == {rule["alert"] for rule in rules()}
+
+
+@pytest.fixture
+def daemon() -> Iterator[tuple[Metrics, int]]:
+    """The web server of a daemon whose counters run, and its port."""
+    metrics = example()
+    live = LiveView(clock=time, metrics=metrics, pictures="omit")
+    options = WebOptions(bind="127.0.0.1:0", token=TOKEN)
+    server = WebServer(options=options, state=FakeState(), live=live, metrics=metrics, clock=time)
+    server.start()
+    yield metrics, int(server.url.rstrip("/").rpartition(":")[2])
+    assert server.stop(5.0)
+
+
+@pytest.fixture
+def prometheus(daemon: tuple[Metrics, int], tmp_path: Path) -> Iterator[str]:
+    """The address of a Prometheus with the configuration and the rules of deploy/."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    (job,) = config["scrape_configs"]
+    (tmp_path / "http-token").write_text(TOKEN)
+    assert job["authorization"] == {"credentials_file": "/run/secrets/http-token"}
+    job["authorization"]["credentials_file"] = str(tmp_path / "http-token")
+    job["static_configs"][0]["targets"] = [f"127.0.0.1:{daemon[1]}"]
+    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    shutil.copy(DEPLOY / "prometheus" / "rules.yml", tmp_path)
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
+    subprocess.run(["promtool", "check", "config", "prometheus.yml"], cwd=tmp_path, check=True)
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                "prometheus",
+                f"--config.file={tmp_path}/prometheus.yml",
+                f"--storage.tsdb.path={tmp_path}/data",
+                f"--web.listen-address=127.0.0.1:{port}",
+            ],
+            stdout=log,
+            stderr=log,
+        )
+    yield f"http://127.0.0.1:{port}"
+    process.terminate()
+    assert process.wait(20) == 0, (tmp_path / "log").read_text()
+
+
+def ask(prometheus: str, path: str, **parameters: str) -> Any:
+    """Return the data of an answer; None while Prometheus is starting."""
+    url = f"{prometheus}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
+    try:
+        with urllib.request.urlopen(url, timeout=5) as reply:  # noqa: S310 - our own address
+            return json.load(reply)["data"]
+    except urllib.error.HTTPError as error:
+        if error.code != HTTPStatus.SERVICE_UNAVAILABLE:
+            raise AssertionError(error.read()) from None
+    except urllib.error.URLError:
+        pass
+    return None
+
+
+def within(seconds: float, prometheus: str, query: str) -> list[dict[str, Any]]:
+    """Ask until there is a result; the last answer is returned."""
+    deadline = time.monotonic() + seconds
+    while True:
+        data = ask(prometheus, "query", query=query)
+        if (data and data["result"]) or time.monotonic() > deadline:
+            return data["result"] if data else []
+        threading.Event().wait(0.2)
+
+
+@needs_prometheus
+def test_a_real_prometheus_answers_every_query(
+    daemon: tuple[Metrics, int], prometheus: str
+) -> None:
+    """The scrape with the token works, every rule is evaluated, every panel has data."""
+    assert within(30, prometheus, 'up{job="streamer"} == 1')
+    assert within(30, prometheus, 'count_over_time(up{job="streamer"}[1m]) > 3')
+    for query in queries():
+        ready = query.replace("$__rate_interval", "1m").replace("$instance", ".*")
+        ready = ready.replace("$camera", ".*")
+        quiet = query.startswith(("changes(process_start", "ALERTS{"))  # nothing has happened yet
+        assert within(0 if quiet else 10, prometheus, ready) or quiet, query
+    groups = ask(prometheus, "rules")["groups"]
+    states = {rule["name"]: rule for group in groups for rule in group["rules"]}
+    assert set(states) == {rule["alert"] for rule in rules()}
+    assert {rule["health"] for rule in states.values()} == {"ok"}, states
+    daemon[0].camera("lobby").up.set(0)
+    daemon[0].camera("lobby").dropped[DropReason.OVERLOAD].inc()
+    (alert,) = within(20, prometheus, 'ALERTS{alertname="StreamerCameraDown"}')
+    assert (alert["metric"]["camera"], alert["metric"]["alertstate"]) == ("lobby", "pending")
