@@ -227,7 +227,7 @@ def bench(
     cameras: Annotated[
         int, typer.Option(min=0, max=1000, help="Measure so many; 0: search the capacity.")
     ] = 0,
-    seconds: Annotated[float, typer.Option(min=1, help="Of each load.")] = 15,
+    seconds: Annotated[float, typer.Option(min=1, help="Of each load, or each runtime.")] = 15,
     config: Annotated[
         Path | None,
         typer.Option("--config", "-c", metavar="FILE", help="Detector and rate of this daemon."),
@@ -239,6 +239,10 @@ def bench(
     compare: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Print what changed since a saved report.")
     ] = None,
+    engine: Annotated[
+        bool,
+        typer.Option("--engine", help="Only the networks, by batch size, on every runtime here."),
+    ] = False,
     mirror: MirrorOption = "",
 ) -> None:
     """Measure raw costs, latency, capacity and efficiency on this machine.
@@ -255,6 +259,14 @@ def bench(
     from streamer.clock import SystemClock
 
     logs.configure("error", "console", clock=SystemClock())
+    if engine:
+        from streamer.bench import engine as engines
+
+        chosen = benchmark.settings(config, mirror=mirror)
+        rows = engines.bench(chosen, seconds=seconds, console=Console())
+        if json is not None:
+            json.write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=2) + b"\n")
+        return
     plan = benchmark.Plan(clips=tuple(video or ()), seconds=seconds, cameras=cameras)
     console = Console()
     report = benchmark.bench(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from streamer.bundle import Bundle
     from streamer.config import Engine as EngineOptions
-    from streamer.engine.gpu import GpuEngine
+    from streamer.engine.gpu import GpuEngine, Shares
     from streamer.stages import Engine, Stepper
     from streamer.types import F32
 
@@ -135,6 +135,19 @@ class GpuReading:
     def states(self) -> Stepper:
         """Return a fresh table of states."""
         return ResidentStates(self._engine)
+
+    def measure(self, batch: int, *, size_px: int, rounds: int) -> Shares:
+        """Tell where the time of a tick goes; a row of nobody is stepped.
+
+        Raises:
+            EngineError: when the GPU fails.
+        """
+        rows = self._engine.take(batch)
+        faces = np.zeros((batch, 1, size_px, size_px), np.float32)
+        kept = np.zeros(batch, np.bool_)
+        shares = self._engine.measure({"faces": faces, "slots": rows, "kept": kept}, rounds)
+        self._engine.give(rows)
+        return shares
 
     def close(self) -> None:
         """Free the network."""
