@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,8 @@ OWNERS = {
     "zmq": {"streamer.publish", "streamer.client", "streamer.keys", "streamer.sockets"},
     "mediapipe": {"streamer.detect.mediapipe"},
     "tensorrt": {"streamer.engine.tensorrt"},
+    "tensorrt_rtx": {"streamer.engine.tensorrt"},
+    "cuda": {"streamer.engine.device"},
     "uvicorn": {"streamer.web.server"},
 }
 
@@ -103,6 +106,27 @@ def test_the_shared_middle_does_not_reach_outward() -> None:
             continue
         ours = {t for t in imports(known[name]) if t in known and t != "streamer"}
         assert ours <= inner, f"{name} imports {ours - inner}"
+
+
+def test_the_imports_have_no_cycle() -> None:
+    """The modules can be put in an order in which each uses only those before it."""
+    files = {**modules("streamer"), **modules("training")}
+    uses = {name: imports(path) & files.keys() - {name} for name, path in files.items()}
+    TopologicalSorter(uses).prepare()  # raises CycleError, which names the cycle
+
+
+STAGES = ("capture", "detect", "track", "engine", "temporal", "publish", "web")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stages_do_not_import_one_another(stage: str) -> None:
+    """What joins them is the pipeline and the composition root."""
+    own = f"streamer.{stage}"
+    others = {f"streamer.{other}" for other in STAGES if other != stage}
+    for name, path in modules("streamer").items():
+        if name == own or name.startswith(own + "."):
+            found = {o for o in others for t in imports(path) if t == o or t.startswith(o + ".")}
+            assert not found, f"{name} imports {found}"
 
 
 @pytest.mark.parametrize("library", sorted(OWNERS))

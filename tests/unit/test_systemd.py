@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamer.errors import ConfigError
-from streamer.systemd import Notifier, credential, watchdog_interval_s
+from streamer.systemd import Notifier, credential, start_extension, watchdog_interval_s
+from tests.fakes import FakeClock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,6 +53,22 @@ def test_every_message_is_one_datagram(manager: tuple[socket.socket, dict[str, s
     for done, expected in sent:
         assert done
         assert listener.recv(4096) == expected
+
+
+def test_progress_extends_the_start(manager: tuple[socket.socket, dict[str, str]]) -> None:
+    """An engine build asks for two more minutes with its progress, at most once a second."""
+    listener, environment = manager
+    clock = FakeClock()
+    progressed = start_extension(Notifier(clock, environment), clock)
+    for _ in range(3):
+        progressed()
+    clock.advance(1.0)
+    progressed()
+    listener.settimeout(0.05)
+    assert listener.recv(4096) == b"EXTEND_TIMEOUT_USEC=120000000"
+    assert listener.recv(4096) == b"EXTEND_TIMEOUT_USEC=120000000"
+    with pytest.raises(TimeoutError):
+        listener.recv(4096)
 
 
 def test_reloading_carries_the_monotonic_time(
