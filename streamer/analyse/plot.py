@@ -26,6 +26,7 @@ __all__ = ["plot", "require"]
 _ONE_AT_A_TIME: Final = threading.Lock()  # matplotlib's font cache and settings are not thread-safe
 _GAP_S: Final = 0.6
 """A face unseen for longer leaves a gap: six steps at the usual ten readings a second."""
+_ALONE_S: Final = 0.1  # how wide a reading without neighbours is drawn: the usual step
 _SIZE_IN: Final = (10.0, 3.6)
 _DPI: Final = 150
 _INK, _MUTED, _LINE, _SUNKEN = "#1a1d26", "#596072", "#dfe2ea", "#f4f5f8"  # as on the live page
@@ -119,9 +120,13 @@ def _draw_probabilities(
     means_K = course.probabilities_TK[read_T].mean(axis=0) if read_T.any() else np.zeros(0)
     order = sorted(range(len(means_K)), key=lambda k: -means_K[k])
     for rows in _stretches(course):
+        times_s, probabilities_TK = course.time_s_T[rows], course.probabilities_TK[rows]
+        if len(times_s) == 1:  # an area needs two points
+            times_s = times_s + np.array([-_ALONE_S, _ALONE_S]) / 2
+            probabilities_TK = np.repeat(probabilities_TK, 2, axis=0)
         axes.stackplot(
-            course.time_s_T[rows],
-            *(course.probabilities_TK[rows, k] for k in order),
+            times_s,
+            *(probabilities_TK[:, k] for k in order),
             colors=[colour(classes[k]) for k in order],
             linewidth=0.4,
             edgecolor="white",

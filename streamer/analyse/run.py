@@ -1,8 +1,9 @@
 """Several recordings at a time: what is done already, what is left, and how it went.
 
-The recordings are spread over threads that share the networks. On two cores, six files of 100 s
-took 10.4 s with two threads, 11.3 s one after the other and 13.7 s with two processes, each of
-which loads the networks for itself (medians of three; the runtimes release the interpreter's lock).
+The recordings are spread over threads that share the networks. On two cores with other work on
+them, six files of 100 s took 10.6 s with two threads, 11.4 s one after the other and 14.2 s with
+two processes, each of which loads the networks for itself (medians of three; FFmpeg and the
+runtimes release the interpreter's lock).
 """
 
 from __future__ import annotations

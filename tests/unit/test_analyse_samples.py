@@ -7,10 +7,12 @@ import math
 import sys
 from typing import TYPE_CHECKING
 
+import cv2
 import pyarrow.parquet as pq
 import pytest
 
 from streamer.analyse import plot
+from streamer.analyse.palette import bgr
 from streamer.analyse.samples import Samples, Spell, require_parquet
 from streamer.analyse.summary import clock_text, shares, write_dwells, write_summary
 from streamer.errors import ConfigError
@@ -193,6 +195,20 @@ def test_a_plot_of_a_face_never_read(samples: Samples, tmp_path: Path) -> None:
     assert math.isnan(course.probabilities_TK[0, 0])
     plot.plot(course, CLASSES, "clip.mp4 — face 2", (tmp_path / "timeline.svg",))
     assert "happiness" not in (tmp_path / "timeline.svg").read_text()
+
+
+def test_a_reading_without_neighbours_is_drawn(tmp_path: Path) -> None:
+    """Seen for one picture, nine seconds after the others: an area of its own, not nothing."""
+    samples = Samples(CLASSES)
+    for seq in (1, 2, 3, 90):
+        samples.offer(frame_of("a", seq), [reading(1, "happiness", 0.9)])
+    plot.plot(samples.courses()[0], CLASSES, "clip", (tmp_path / "timeline.png",))
+    picture = cv2.imread(str(tmp_path / "timeline.png"))
+    assert picture is not None
+    right_edge_px = int(0.85 * picture.shape[1])
+    middle_px = picture.shape[0] // 2
+    assert tuple(picture[middle_px, right_edge_px - 4].tolist()) == bgr("happiness")
+    assert tuple(picture[middle_px, right_edge_px - 40].tolist()) != bgr("happiness")
 
 
 def test_the_same_plot_has_the_same_bytes(samples: Samples, tmp_path: Path) -> None:
