@@ -17,6 +17,7 @@ from streamer.detect import yunet
 from streamer.engine import graphs
 from streamer.engine.accelerator import compile_ahead, key_of
 from streamer.engine.cache import EngineCache
+from streamer.engine.device import UnavailableError, open_device
 from streamer.engine.tensorrt import Library
 from streamer.errors import ConfigError, EngineError
 from tests.engine_fixtures import HostDevice
@@ -245,3 +246,23 @@ def test_mistakes_on_the_command_line_exit_78(
     assert done.returncode == 78
     assert why in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_the_daemon_insists_on_tensorrt_or_says_why_not(tmp_path: Path) -> None:
+    """Without a GPU, `tensorrt` exits 78 with one line, which systemd does not restart on."""
+    try:
+        open_device().close()
+    except UnavailableError:
+        pass
+    else:
+        pytest.skip("a GPU answers here")
+    (tmp_path / "clip.mp4").write_bytes(b"")
+    config = tmp_path / "streamer.toml"
+    config.write_text(
+        '[[cameras]]\nname = "lobby"\nurl = "' + str(tmp_path / "clip.mp4") + '"\n'
+        '[engine]\nbackend = "tensorrt"\n[http]\nbind = "127.0.0.1:0"\n'
+    )
+    done = streamer("run", "--config", str(config))
+    assert done.returncode == 78
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("streamer: ")]
+    assert "engine.backend is 'tensorrt', but no NVIDIA GPU answers" in line
