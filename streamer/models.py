@@ -104,6 +104,7 @@ def load_models(config: Config, *, progress: Callable[[], None] = lambda: None) 
         log.warning("analysis_rate_unlike_training", fps=config.analysis.fps, trained=trained_fps)
     choice = choose_detector(config.detector, compiled=chosen.compiled)
     _warm(choice.detector)
+    chosen.keep()
     workers = ThreadPoolExecutor(threads, "detect", initializer=show_name)
     return Models(
         bundle=bundle,

@@ -162,10 +162,13 @@ class Choice:
         reading: chosen and proved.
         compiled: makes an engine of the face detector's network on the GPU; it returns None where
             that fails and falling back is allowed. None: everything is on the CPU.
+        keep: to be called once everything is warm: what was finished meanwhile is stored for the
+            next start.
     """
 
     reading: Reading
     compiled: Callable[[bytes], Engine | None] | None = None
+    keep: Callable[[], None] = lambda: None
 
 
 def choose(
@@ -228,7 +231,7 @@ def choose(
             log.info("engine_fell_back", stage="detect", why=str(error))
             return None
 
-    return Choice(reading=reading, compiled=compiled)
+    return Choice(reading=reading, compiled=compiled, keep=accelerator.keep)
 
 
 def network_of(bundle: Bundle, precision: str) -> graphs.Network:
@@ -286,7 +289,6 @@ def _on_gpu(
     engine = accelerator.open(network_of(bundle, precision))
     try:
         reading = GpuReading(engine, size_px=bundle.manifest.input.size_px)
-        accelerator.keep()
         worst = largest_difference(reading, cpu, bundle.parity.faces_N1HW)
     except EngineError:
         engine.close()

@@ -152,16 +152,14 @@ class Library:
             self._add_profile(builder, config, network, profile)
         monitor = _monitor(trt, progress)
         config.progress_monitor = monitor
-        cache = None if self.finishes_at_runtime else config.create_timing_cache(timings)
-        if cache is not None:
-            config.set_timing_cache(cache, False)  # noqa: FBT003 positional in the library
+        timed = not self.finishes_at_runtime and _use_timings(config, timings)
         plan = builder.build_serialized_network(definition, config)
         if plan is None:
             raise EngineError(
                 f"{network.label}: {self.name} {self.version} cannot compile it"
                 f"{f' for {architecture}' if architecture else ''}: {self._said()}"
             )
-        kept = bytes(config.get_timing_cache().serialize()) if cache is not None else b""
+        kept = bytes(config.get_timing_cache().serialize()) if timed else b""
         return Built(engine=bytes(plan), timings=kept)
 
     def load(
@@ -383,6 +381,15 @@ def _monitor(trt: Any, progress: Callable[[], None]) -> Any:
             return True
 
     return Monitor()
+
+
+def _use_timings(config: Any, timings: bytes) -> bool:
+    """Give the compiler earlier timings, or none where it refuses them; tell whether it has any."""
+    for content in dict.fromkeys((timings, b"")):
+        cache = config.create_timing_cache(content)
+        if cache is not None and config.set_timing_cache(cache, False):  # noqa: FBT003 the library's
+            return True
+    return False
 
 
 def _one_line(text: object) -> str:
