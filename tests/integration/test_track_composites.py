@@ -78,3 +78,38 @@ def _seen(
     for t in times:
         luma_HW = cv2.cvtColor(scene.draw(t), cv2.COLOR_BGR2GRAY).astype(np.uint8, copy=False)
         yield t, scene.truth(t), detector.detect(luma_HW)
+
+
+def test_walkers_in_a_real_crowd_keep_their_numbers(shared: Path, model_path: Path) -> None:
+    """Three people walk towards the camera, look down and are crossed: each is one track.
+
+    Where their faces are was read off the pictures by eye: (seconds, x, y) within the face.
+    """
+    seen_by_eye = {
+        "woman in white hair": [(0.4, 307, 706), (1.2, 290, 705), (2.2, 237, 710)],
+        "man with red hair": [(0.4, 676, 640), (1.2, 673, 621), (2.2, 585, 670)],
+        "man in the blue jumper": [(0.4, 1003, 724), (1.2, 1010, 738), (2.2, 965, 743)],
+    }
+    detector = YuNet(model_path, input_size=480, score_threshold=0.4)
+    tracker = FaceTracker(TrackOptions())
+    numbers: dict[str, set[int]] = {person: set() for person in seen_by_eye}
+    clip = cv2.VideoCapture(str(shared / "video" / "crowd_1080p.mp4"))
+    for frame in range(70):
+        picture = clip.read()[1]
+        if frame % 5 not in {0, 3}:  # ten a second of twenty-five
+            continue
+        luma_HW = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
+        tracks = tracker.update(detector.detect(np.asarray(luma_HW, np.uint8)), frame / 25)
+        for person, places in seen_by_eye.items():
+            for at_s, x, y in places:
+                if abs(frame / 25 - at_s) > 0.06:
+                    continue
+                numbers[person] |= {
+                    int(n)
+                    for n, (x1, y1, x2, y2) in zip(tracks.ids_N, tracks.boxes_N4, strict=True)
+                    if x1 < x < x2 and y1 < y < y2
+                }
+    clip.release()
+    detector.close()
+    assert [len(found) for found in numbers.values()] == [1, 1, 1], numbers
+    assert len(set.union(*numbers.values())) == 3
