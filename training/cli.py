@@ -108,6 +108,43 @@ def distill(
 
 
 @app.command()
+def synthesize(
+    kind: Annotated[str, typer.Argument(help="gan or morph.")],
+    data: Faces,
+    unseen: Annotated[Path, typer.Option("--unseen", metavar="CACHE", help="Never trained on.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Pictures, runs, verdict.")],
+    class_: Annotated[list[str], typer.Option("--class", help="Of what; repeatable.")],
+    count: Annotated[int, typer.Option("--count", help="Pictures a class.", min=1)] = 500,
+    steps: Annotated[int, typer.Option("--steps", help="Of the GAN.", min=1)] = 6000,
+    recipe: Annotated[str, typer.Option("--recipe", help="Of the gate's runs.")] = "ferplus",
+    set_: Annotated[
+        list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a value.")
+    ] = [],  # noqa: B006 - typer copies it
+    seeds: Annotated[int, typer.Option("--seeds", help="Pairs of runs, three or more.")] = 3,
+    threads: Threads = 2,
+) -> None:
+    """Make faces for small classes, and keep them only if training with them proves better."""
+    import msgspec
+    import torch
+
+    from training import recipes
+    from training.data import cache
+    from training.gate import gate
+    from training.synthesize import make
+
+    torch.set_num_threads(threads)
+    faces = _faces(data, [])
+    config = recipes.changed(recipes.recipe(recipe), set_)
+    made = make(kind, faces, class_, count=count, steps=steps, seed=config.seed)
+    cache.save(out / "made.npz", made, [])
+    verdict = gate(config, faces, made, _faces(unseen, []), out, seeds=tuple(range(seeds)))
+    (out / "verdict.json").write_bytes(msgspec.json.format(msgspec.json.encode(verdict), indent=1))
+    typer.echo("accepted" if verdict.accepted else "rejected")
+    for reason in verdict.reasons:
+        typer.echo(f"  {reason}")
+
+
+@app.command()
 def stack(
     members: Annotated[list[Path], typer.Argument(help="Two or more checkpoints.")],
     data: Faces,

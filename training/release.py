@@ -202,7 +202,7 @@ def operating_point(bare: FaceNet, prior_K: F32, valid: FaceSet) -> tuple[float,
         valid: the validation split.
 
     Returns:
-        share: of the prior, 0..1, with the best mean of accuracy and recall.
+        share: of the prior, 0..1, with the best score (see ``Validation.score``).
         temperature: with the best likelihood at that share.
     """
     chosen = Validation.of(valid)

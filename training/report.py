@@ -266,7 +266,9 @@ def _curves(log: list[dict[str, Any]]) -> str:
     epochs = [line["epoch"] for line in log]
     left.plot(epochs, [line["loss"] for line in log])
     left.set(xlabel="epoch", ylabel="training loss")
-    for key in ("accuracy", "uar", "accuracy_recut", "uar_recut", "score"):
+    for key in sorted(
+        log[-1].keys() & log[0].keys() - {"epoch", "loss", "seconds", "lr", "prior_share"}
+    ):
         right.plot(epochs, [line[key] for line in log], label=key)
     right.set(xlabel="epoch", ylabel="validation")
     right.legend(fontsize=7)
