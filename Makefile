@@ -14,8 +14,8 @@ $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v >= (3, 11) or sys.exit(f"make: needs Python 3.11 or newer, $(PYTHON) is {v[0]}.{v[1]}; name another one with PYTHON=…")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (a few minutes the first time)"
-	@$(BIN)/python -m pip install --quiet --upgrade pip
-	@$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet torch==$(TORCH)
+	@$(BIN)/python -m pip install -qq --upgrade pip
+	@$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install -qq torch==$(TORCH)
 	@$(BIN)/python -m pip install --quiet --editable '.[mediapipe,demo,record,mqtt,training,test,check]'
 	@$(BIN)/streamer assets install
 	@touch $@
