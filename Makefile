@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml
 	@echo "installing into $(VENV) (a few minutes the first time)"
 	@$(BIN)/python -m pip install -qq --upgrade pip
 	@$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install -qq torch==$(TORCH)
-	@$(BIN)/python -m pip install --quiet --editable '.[mediapipe,demo,record,mqtt,training,test,check]'
+	@$(BIN)/python -m pip install -qq --editable '.[mediapipe,demo,analyse,record,mqtt,training,test,check]'
 	@$(BIN)/streamer assets install
 	@touch $@
 
