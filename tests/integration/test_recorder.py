@@ -7,11 +7,13 @@ import signal
 import sqlite3
 import stat
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from streamer.events import EmotionChanged, EmotionSample, FaceLost
+from streamer.keys import generate
 from tests.publish_fixtures import event, every_event, publisher, wait_until
 from tests.relay_fixtures import RelayProcess, addresses, logged, relaying, until_heard
 
@@ -183,6 +185,23 @@ def test_a_mistake_is_one_line_and_exit_78(
         assert process.process.wait(20) == 78
     (line,) = process.log.read_text().splitlines()
     assert told in line
+
+
+def test_keys_let_it_in_and_their_absence_is_told(tmp_path: Path) -> None:
+    """With its key it records; without one it says that it is refused and goes on trying."""
+    server, secret = generate(tmp_path / "server", "daemon")
+    generate(tmp_path / "clients", "archive")
+    options = replace(addresses(), server_secret_key=secret, authorized_keys=tmp_path / "clients")
+    own = tmp_path / "clients" / "archive.key_secret"
+    keys = ("--server-key", str(server), "--client-key", str(own))
+    arguments = ("record", "-o", str(tmp_path / "out"), "--connect", options.bind)
+    with publisher(options) as (source, _):
+        with relaying(tmp_path, *arguments) as stranger:
+            assert logged(stranger, "connection_refused")["address"] == options.bind
+            assert stranger.stop() == 0
+        with relaying(tmp_path, *arguments, *keys) as known:
+            until_heard(source, lambda: count(tmp_path / "out", "daemon.stopping") > 0)
+            assert known.stop() == 0
 
 
 def test_a_foreign_database_is_left_alone(tmp_path: Path, options: PublishOptions) -> None:
