@@ -52,10 +52,13 @@ class HostDevice:
         self.launches = 0
         self.captures = 0
         self.closed = False
+        self.room = 1 << 30
         self._recording: list[Callable[[], None]] | None = None
 
     def allocate(self, size: int) -> int:
-        """Return the address of zero bytes."""
+        """Return the address of zero bytes, while there is room."""
+        if sum(block.nbytes for block in self.memory.values()) + size > self.room:
+            raise EngineError("cudaMalloc: out of memory (CUDA error 2)")
         block = np.zeros(size, np.uint8)
         self.memory[block.ctypes.data] = block
         return int(block.ctypes.data)

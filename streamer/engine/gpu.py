@@ -236,7 +236,11 @@ class GpuEngine:
         context = self._compiled.context(of_inputs)
         dtype = self._compiled.dtype
         inputs = Block(self._device, {n: (s, dtype(n)) for n, s in shapes.items()})
-        outputs = Block(self._device, {n: (context.shapes[n], dtype(n)) for n in self._outputs})
+        try:
+            outputs = Block(self._device, {n: (context.shapes[n], dtype(n)) for n in self._outputs})
+        except EngineError:
+            inputs.close()
+            raise
         return Plan(
             self._device,
             inputs=inputs,
@@ -253,9 +257,16 @@ class GpuEngine:
         """Allocate tables of so many rows, with the old rows in them."""
         device, old, old_slots = self._device, self._tables, self._slots
         resident = self._network.resident
-        bytes_of = {name: self._table_bytes(name, slots) for name in resident}
-        self._tables = {n: device.allocate(bytes_of[n]) for n in resident}
-        self._tables |= {s: device.allocate(bytes_of[n]) for n, s in resident.items()}
+        tables: dict[str, int] = {}
+        try:
+            for name, successor in resident.items():
+                for tensor in (name, successor):
+                    tables[tensor] = device.allocate(self._table_bytes(name, slots))
+        except EngineError:
+            for address in tables.values():
+                device.free(address)
+            raise
+        self._tables = tables
         self._slots = slots
         self._free.extend(range(max(old_slots, PADDING_SLOT + 1), slots))
         for name in resident if old else ():

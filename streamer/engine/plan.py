@@ -46,6 +46,9 @@ class Block:
     Args:
         device: where it lies.
         tensors: name → shape and type.
+
+    Raises:
+        EngineError: when the device or the host has no room.
     """
 
     def __init__(self, device: Device, tensors: Mapping[str, tuple[Shape, np.dtype[Any]]]) -> None:
@@ -54,8 +57,12 @@ class Block:
         for name, (shape, dtype) in tensors.items():
             offsets[name] = size
             size += -(-prod(shape) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
-        self.host: U8 = device.pinned(size)
         self.address = device.allocate(size)
+        try:
+            self.host: U8 = device.pinned(size)
+        except EngineError:
+            device.free(self.address)
+            raise
         self.addresses = {name: self.address + offset for name, offset in offsets.items()}
         self.views: dict[str, NDArray[Any]] = {
             name: np.ndarray(shape, dtype, buffer=self.host.data, offset=offsets[name])

@@ -291,6 +291,34 @@ def test_a_failing_gpu_is_an_engine_error(shipped: Bundle) -> None:
     assert not rig.device.memory
 
 
+def test_a_table_that_cannot_grow_stays_as_it_was(summing: graphs.Network) -> None:
+    """Out of memory is told, nothing leaks, and the tracks that are there go on."""
+    rig = rig_of(summing)
+    states = ResidentStates(rig.engine)
+    states.reserve(8)
+    slot = np.array([7])
+    states.step(face_of(1.0), slot, np.ones(1, np.bool_))
+    used = sum(block.nbytes for block in rig.device.memory.values())
+    rig.device.room = used + 4 * UNITS * 3 * graphs.FIRST_SLOTS
+    with pytest.raises(EngineError, match="out of memory"):
+        states.reserve(2 * graphs.FIRST_SLOTS)
+    assert sum(block.nbytes for block in rig.device.memory.values()) == used
+    np.testing.assert_allclose(
+        states.step(face_of(3.0), slot, np.zeros(1, np.bool_)), logits_after(1.0, 3.0)
+    )
+
+
+@pytest.mark.parametrize("room", [0, 256 * 4, 4 * 48 * 48 + 256])
+def test_no_room_for_a_batch_leaks_nothing(shipped: Bundle, room: int) -> None:
+    """Whichever block does not fit, those that did are given back."""
+    rig = rig_of(graphs.batched(shipped.features_path))
+    rig.device.room = room
+    with pytest.raises(EngineError, match="out of memory"):
+        rig.engine.run({"faces": faces_of(1)})
+    assert not rig.device.memory
+    assert not rig.device.locked
+
+
 def test_shares_add_up_to_the_whole(shipped: Bundle) -> None:
     """Transfer and compute are the device's, the rest of the time is launching."""
     rig = rig_of(graphs.batched(shipped.features_path))
