@@ -66,8 +66,9 @@ def run(config: ConfigOption) -> None:
     Exit codes: 0 asked to stop; 78 bad configuration, bundle or asset; 1 anything else.
     """
     from streamer import app as daemon
+    from streamer.supervisor import leave
 
-    raise typer.Exit(daemon.run(config))
+    leave(daemon.run(config))
 
 
 @app.command()
@@ -101,9 +102,9 @@ def demo(
     from rich.console import Console
 
     from streamer import demo as demonstration
+    from streamer.supervisor import leave
 
-    code = demonstration.run(Console(), Console(stderr=True), seconds=seconds, camera=camera)
-    raise typer.Exit(code)
+    leave(demonstration.run(Console(), Console(stderr=True), seconds=seconds, camera=camera))
 
 
 @app.command()
