@@ -1,0 +1,228 @@
+"""What this machine can do and holds: bench, assets, engines, bundle, keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from streamer.cli.options import CacheOption, FolderOption, MirrorOption
+from streamer.errors import ConfigError
+
+__all__ = ["assets_app", "bench", "bundle_app", "engines_app", "keys_app"]
+
+assets_app = typer.Typer(help="Third-party model files: the face detectors.", no_args_is_help=True)
+engines_app = typer.Typer(help="Engines compiled for NVIDIA GPUs.", no_args_is_help=True)
+bundle_app = typer.Typer(help="Look into a model bundle.", no_args_is_help=True)
+keys_app = typer.Typer(help="CURVE keys of the daemon and its subscribers.", no_args_is_help=True)
+
+
+def bench(
+    video: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="CLIP", help="What the cameras show; default: the built-in feed."),
+    ] = None,
+    cameras: Annotated[
+        int, typer.Option(min=0, max=1000, help="Measure so many; 0: search the capacity.")
+    ] = 0,
+    seconds: Annotated[float, typer.Option(min=1, help="Of each load, or each runtime.")] = 15,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", metavar="FILE", help="Detector and rate of this daemon."),
+    ] = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report.")] = None,
+    save: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The same, to compare with later.")
+    ] = None,
+    compare: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Print what changed since a saved report.")
+    ] = None,
+    engine: Annotated[
+        bool,
+        typer.Option("--engine", help="Only the networks, by batch size, on every runtime here."),
+    ] = False,
+    mirror: MirrorOption = "",
+) -> None:
+    """Measure raw costs, latency, capacity and efficiency on this machine.
+
+    Cameras are real files decoded at their own pace, and the subscriber is another process. The
+    largest number with a 95th percentile up to 150 ms and under 1 % of due frames missed is the
+    capacity; efficiency is the sum of the raw costs over the CPU time spent.
+    """
+    import msgspec
+    from rich.console import Console
+
+    from streamer import logs
+    from streamer.bench import run as benchmark
+    from streamer.clock import SystemClock
+
+    logs.configure("error", "console", clock=SystemClock())
+    if engine:
+        from streamer.bench import engine as engines
+
+        chosen = benchmark.settings(config, mirror=mirror)
+        rows = engines.bench(chosen, seconds=seconds, console=Console())
+        if json is not None:
+            json.write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=2) + b"\n")
+        return
+    plan = benchmark.Plan(clips=tuple(video or ()), seconds=seconds, cameras=cameras)
+    console = Console()
+    report = benchmark.bench(
+        benchmark.settings(config, mirror=mirror), plan, console, Console(stderr=True)
+    )
+    if compare is not None:
+        benchmark.compare(console, compare, report)
+    for path in filter(None, (json, save)):
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+
+
+@assets_app.command("list")
+def assets_list(folder: FolderOption = "") -> None:
+    """Show every model file, its licence and whether it is installed."""
+    from streamer import assets
+
+    base = Path(folder) if folder else assets.default_folder()
+    for asset in assets.ASSETS.values():
+        found = assets.find(asset, base)
+        typer.echo(f"{asset.name:28} {asset.licence:12} {found or 'not installed'}")
+
+
+@assets_app.command("install")
+def assets_install(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]…", help="Which; default: what the detectors need."),
+    ] = None,
+    folder: FolderOption = "",
+    mirror: MirrorOption = "",
+) -> None:
+    """Fetch the face detectors' model files, each checked against its pinned sha256.
+
+    Without names it succeeds when one detector can be had, and says what could not.
+    """
+    from streamer import assets
+
+    base = Path(folder) if folder else assets.default_folder()
+    failures: list[ConfigError] = []
+    wanted = names or assets.FOR_DETECTORS
+    for name in wanted:
+        if name not in assets.ASSETS:
+            raise ConfigError(f"no asset is called {name!r}; known: {', '.join(assets.ASSETS)}")
+        try:
+            path = assets.install(assets.ASSETS[name], base, mirror=mirror, report=typer.echo)
+            typer.echo(f"{name}: {path}")
+        except ConfigError as error:
+            failures.append(error)
+    if failures and (names or len(failures) == len(wanted)):
+        raise failures[0]
+
+
+@engines_app.command("build")
+def engines_build(
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", metavar="FILE", help="Compile what this daemon will load."),
+    ] = None,
+    compute_capability: Annotated[
+        str,
+        typer.Option(metavar="LIST", help="For these GPUs, such as 86,120; default: the one here."),
+    ] = "",
+    cache: CacheOption = "",
+) -> None:
+    """Compile the networks ahead of time, as in the build of an image.
+
+    With --compute-capability no GPU is needed, but TensorRT for RTX is.
+    """
+    import msgspec
+    from rich.console import Console
+
+    from streamer import config as configuration
+    from streamer import engines_cli, logs
+    from streamer.clock import SystemClock
+
+    logs.configure("warning", "auto", clock=SystemClock())
+    loaded = None if config is None else configuration.load(config)
+    engine = configuration.Engine() if loaded is None else loaded.engine
+    engines_cli.build(
+        Console(),
+        bundle=configuration.Bundle() if loaded is None else loaded.bundle,
+        engine=msgspec.structs.replace(engine, cache=cache or engine.cache),
+        detector=configuration.Detector() if loaded is None else loaded.detector,
+        architectures=engines_cli.architectures_of(compute_capability),
+    )
+
+
+@engines_app.command("list")
+def engines_list(cache: CacheOption = "") -> None:
+    """Show every compiled engine and what it is for."""
+    from rich.console import Console
+
+    from streamer import engines_cli
+    from streamer.engine.cache import folder_of
+
+    engines_cli.show(Console(), folder_of(cache))
+
+
+@engines_app.command("clear")
+def engines_clear(cache: CacheOption = "") -> None:
+    """Remove every compiled engine."""
+    from rich.console import Console
+
+    from streamer import engines_cli
+    from streamer.engine.cache import folder_of
+
+    engines_cli.clear(Console(), folder_of(cache))
+
+
+@bundle_app.command("show")
+def bundle_show(
+    path: Annotated[str, typer.Argument(help="The directory; default: the bundled one.")] = "",
+) -> None:
+    """Print what a bundle is and what was measured of it."""
+    from rich.console import Console
+
+    from streamer import bundle, bundle_view
+
+    bundle_view.show(bundle.load(bundle.path_of(path)), Console())
+
+
+@bundle_app.command("verify")
+def bundle_verify(
+    path: Annotated[str, typer.Argument(help="The directory; default: the bundled one.")] = "",
+) -> None:
+    """Check a bundle's hashes and that this machine computes what its manifest promises."""
+    from rich.console import Console
+
+    from streamer import bundle, bundle_view
+
+    bundle_view.verify(bundle.load(bundle.path_of(path)), Console())
+
+
+@keys_app.command("generate")
+def keys_generate(
+    name: Annotated[str, typer.Argument(help="Whose keys: the daemon's or one subscriber's.")],
+    folder: Annotated[
+        Path, typer.Option("--folder", metavar="DIR", help="Where to write both files.")
+    ] = Path(),
+) -> None:
+    """Make a key pair: NAME.key is public, NAME.key_secret is for its owner alone.
+
+    The daemon needs its own secret file (publish.server_secret_key) and a folder of the
+    subscribers' public ones (publish.authorized_keys); a subscriber needs its secret file and the
+    daemon's public one.
+    """
+    from streamer import keys
+
+    public, secret = keys.generate(folder, name)
+    typer.echo(f"public: {public}\nsecret: {secret}")
+
+
+@keys_app.command("show")
+def keys_show(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="A key file.")],
+) -> None:
+    """Print the public key of a key file."""
+    from streamer import keys
+
+    typer.echo(keys.load_public(path).decode())
