@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from streamer import __version__, logs, systemd
 from streamer import config as configuration
+from streamer.camera import CameraRecord
 from streamer.capture import open_source
 from streamer.clock import SystemClock
 from streamer.compute import ComputeLoop
@@ -26,7 +27,6 @@ from streamer.mailbox import Mailbox
 from streamer.metrics import Metrics
 from streamer.models import load_models, make_pipeline
 from streamer.publish import Publisher
-from streamer.record import CameraRecord
 from streamer.settings import capture_options, publish_options, web_options
 from streamer.supervisor import STUCK_S, block_signals, supervise
 from streamer.web import About, LiveView, WebServer, WorkerHealth
