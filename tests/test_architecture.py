@@ -39,6 +39,8 @@ OWNERS = {
     "tensorrt_rtx": {"streamer.engine.tensorrt"},
     "cuda": {"streamer.engine.device"},
     "uvicorn": {"streamer.web.server"},
+    "paho": {"streamer.bridge.broker"},
+    "pyarrow": {"streamer.archive.parquet", "streamer.analyse.samples"},
 }
 
 

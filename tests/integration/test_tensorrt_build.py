@@ -261,6 +261,7 @@ def test_the_daemon_insists_on_tensorrt_or_says_why_not(tmp_path: Path) -> None:
     config.write_text(
         '[[cameras]]\nname = "lobby"\nurl = "' + str(tmp_path / "clip.mp4") + '"\n'
         '[engine]\nbackend = "tensorrt"\n[http]\nbind = "127.0.0.1:0"\n'
+        '[publish]\nbind = "tcp://127.0.0.1:0"\nsnapshot = "tcp://127.0.0.1:0"\n'
     )
     done = streamer("run", "--config", str(config))
     assert done.returncode == 78
