@@ -55,13 +55,13 @@ class Accelerator:
     ) -> None:
         self._cache = cache
         self._progress = progress
-        self._library = library()
         self._opener = opener
-        device = opener()
+        device = opener()  # before the library, which takes 100 MB that nobody without a GPU needs
         try:
             self._gpu, self._architecture = device.name, device.architecture
         finally:
             device.close()
+        self._library = library()
         self._library.require(self._architecture)
         self._open: list[tuple[EngineKey, bytes, Loaded]] = []
 

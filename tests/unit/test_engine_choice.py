@@ -83,9 +83,13 @@ def without_library(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_auto_falls_back_when_no_library_is_installed(
     shipped: Bundle, options: EngineOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One line names both libraries and what to install."""
+    """Where a GPU answers, one line names both libraries and what to install."""
     without_library(monkeypatch)
-    choice, fell = choose(shipped, options)
+
+    def accelerate(cache: EngineCache, *, progress: Callable[[], None]) -> Accelerator:
+        return Accelerator(cache, progress=progress, opener=HostDevice)
+
+    choice, fell = choose(shipped, options, accelerate)
     assert choice.compiled is None
     assert choice.reading.name.startswith("onnxruntime")
     (why,) = fell
