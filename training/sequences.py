@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.augment import AugmentConfig, augment
+from training.data.faces import CLASSES
 from training.temporal import TemporalConfig, TemporalHead
 
 if TYPE_CHECKING:
@@ -40,25 +41,34 @@ class SequenceConfig:
         spoiled: probability that a frame is blurred, dark and noisy.
         change: probability that a sequence turns into another clip.
         ramp: longest transition, in steps; the shortest is one.
+        from_neutral: probability that a sequence begins with a neutral clip.
+        faint: smallest share of the new expression's features at the end of a transition from
+            neutral; its label then counts in full. So the head learns to read a faint change from
+            a face's own neutral, which a single frame cannot tell.
         dropped: probability that a step is skipped.
+        steady: weight of the squared change of probabilities between steps of equal target.
         epochs, batch, lr: of the head.
         seed: of everything.
     """
 
     head: TemporalConfig = field(default_factory=TemporalConfig)
-    steps: int = 20
+    steps: int = 16
     walk: float = 0.25
     jitter: float = 0.012
     spoiled: float = 0.06
     change: float = 0.6
-    ramp: int = 8
+    ramp: int = 3
+    from_neutral: float = 0.25
+    faint: float = 0.1
     dropped: float = 0.1
-    epochs: int = 12
+    steady: float = 2.0
+    epochs: int = 8
     batch: int = 128
     lr: float = 2e-3
     seed: int = 0
 
 
+_NEUTRAL = CLASSES.index("neutral")
 _SPOILED = AugmentConfig(
     recut=1.0, rotate_deg=20.0, zoom=0.3, shift=0.12, light=0.5, blur=0.6, small=0.5, noise=0.6
 )
@@ -154,6 +164,13 @@ def blend(
         features_BTD, targets_BTK.
     """
     b, t = len(rows_B), features_NTD.shape[1]
+    calm = (targets_NK.argmax(dim=1) == _NEUTRAL).nonzero()[:, 0]
+    if len(calm):
+        chosen = calm[torch.randint(len(calm), (b,), generator=random)]
+        begin = torch.rand(b, generator=random) < config.from_neutral
+        rows_B = torch.where(begin, chosen, rows_B)
+    strength_B = torch.rand(b, generator=random) * (1.0 - config.faint) + config.faint
+    strength_B[targets_NK[rows_B].argmax(dim=1) != _NEUTRAL] = 1.0
     other_B = torch.randint(len(features_NTD), (b,), generator=random)
     start = torch.randint(1, t, (b, 1), generator=random).float()
     ramp = torch.randint(1, config.ramp + 1, (b, 1), generator=random).float()
@@ -166,14 +183,14 @@ def blend(
     first = features_NTD[rows_B[:, None], place_BT]
     second = features_NTD[other_B[:, None], place_BT]
     wanted = (1.0 - share) * targets_NK[rows_B][:, None] + share * targets_NK[other_B][:, None]
-    return (1.0 - share) * first + share * second, wanted
+    seen = share * strength_B[:, None, None]
+    return (1.0 - seen) * first + seen * second, wanted
 
 
 def fit_head(
     net: FaceNet,
     features_NTD: Tensor,
     targets_NK: Tensor,
-    offset_K: Tensor,
     config: SequenceConfig,
     *,
     report: Callable[[int, float], None] = lambda *_: None,
@@ -184,8 +201,6 @@ def fit_head(
         net: the face network whose (calibrated) classifier the head keeps.
         features_NTD: its features of the clips.
         targets_NK: target distributions of the stills.
-        offset_K: added to the logits in the loss: log prior of the clips minus the log prior that
-            the classifier's logits contain, so that the head corrects time and not the prior.
         config: how.
         report: told the epoch and its loss.
 
@@ -204,7 +219,9 @@ def fit_head(
         head.train()
         for rows in torch.randperm(len(features_NTD), generator=random).tensor_split(batches):
             x, wanted = blend(features_NTD, targets_NK, rows, config, random)
-            loss = F.cross_entropy((head(x) + offset_K).flatten(0, 1), wanted.flatten(0, 1))
+            logits = head(x)
+            loss = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(0, 1))
+            loss = loss + config.steady * _unrest(logits, wanted)
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
@@ -213,3 +230,11 @@ def fit_head(
             total += float(loss.detach())
         report(epoch, total / batches)
     return head.eval()
+
+
+def _unrest(logits_BTK: Tensor, wanted_BTK: Tensor) -> Tensor:
+    """Return the mean squared change of probabilities where the target does not change."""
+    p = logits_BTK.softmax(dim=-1)
+    moved = (p[:, 1:] - p[:, :-1]).square().sum(dim=-1)
+    still = ((wanted_BTK[:, 1:] - wanted_BTK[:, :-1]).abs().sum(dim=-1) < 1e-6).float()  # noqa: PLR2004
+    return (moved * still).sum() / still.sum().clamp(min=1.0)

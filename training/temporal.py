@@ -30,7 +30,7 @@ class TemporalConfig:
     layers: int = 1
     units: int = 96
     step_s: float = 0.1
-    dropout: float = 0.2
+    dropout: float = 0.4
 
 
 class TemporalHead(nn.Module):

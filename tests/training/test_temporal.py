@@ -88,7 +88,7 @@ def test_rendered_clips_move_slowly_and_stay_in_range(faces: FaceSet) -> None:
 
 def test_blend_goes_from_one_clip_to_another() -> None:
     """With change certain and nothing dropped, targets follow what is shown."""
-    config = SequenceConfig(change=1.0, dropped=0.0, ramp=2)
+    config = SequenceConfig(change=1.0, dropped=0.0, ramp=2, from_neutral=0.0, faint=1.0)
     features = torch.arange(4.0)[:, None, None].expand(4, 10, 3)
     random = torch.Generator().manual_seed(2)
     x, wanted = blend(features, torch.eye(4), torch.arange(4), config, random)
@@ -96,6 +96,21 @@ def test_blend_goes_from_one_clip_to_another() -> None:
     torch.testing.assert_close(wanted.sum(-1), torch.ones(4, 10))
     # Features here are the clip's number, so the target's mean number must follow them.
     torch.testing.assert_close((wanted * torch.arange(4.0)).sum(-1), x[..., 0])
+
+
+def test_faint_change_from_neutral_counts_in_full() -> None:
+    """From neutral, features go a tenth of the way to class 2 and the target all of it."""
+    config = SequenceConfig(change=1.0, dropped=0.0, ramp=1, from_neutral=1.0, faint=0.1, steps=30)
+    features = torch.tensor([0.0, 10.0])[:, None, None].expand(2, 30, 1)
+    targets = torch.eye(3)[[0, 2]]
+    random = torch.Generator().manual_seed(0)
+    x, wanted = blend(features, targets, torch.tensor([1] * 64), config, random)
+    assert float(x[:, 0].max()) == 0.0  # every row was made to begin with the neutral clip
+    arrived = wanted[:, -1, 2] == 1.0
+    assert bool(arrived.any())
+    ends = x[arrived, -1, 0]
+    assert 1.0 <= float(ends.min()) < 4.0
+    assert 6.0 < float(ends.max()) <= 10.0
 
 
 def test_head_learns_to_see_through_noise() -> None:
@@ -110,12 +125,14 @@ def test_head_learns_to_see_through_noise() -> None:
     config = SequenceConfig(
         head=TemporalConfig(units=24, dropout=0.0),
         change=0.0,
+        from_neutral=0.0,
+        steady=0.0,
         dropped=0.0,
         epochs=30,
         batch=64,
         lr=2e-2,
     )
-    head = fit_head(net, clips, torch.eye(8)[labels], torch.zeros(8), config)
+    head = fit_head(net, clips, torch.eye(8)[labels], config)
     fresh = nn.functional.one_hot(labels, 8).float()[:, None] + 1.5 * torch.randn(256, 16, 8)
     with torch.no_grad():
         by_head = (head(fresh)[:, -1].argmax(-1) == labels).float().mean()
