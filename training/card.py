@@ -9,10 +9,9 @@ from streamer.bundle import Metric
 from training.data.faces import CLASSES
 
 if TYPE_CHECKING:
-    from training.evaluate import Interval
+    from training.evaluate import Interval, Measured
     from training.recipes import TrainConfig
-    from training.release import Measured, TemporalResult
-    from training.smoothing import Steadiness
+    from training.smoothing import Steadiness, TemporalResult
 
 __all__ = ["Facts", "metrics", "text"]
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Interval",
+    "Measured",
     "Scores",
     "confusion",
     "expected_calibration_error",
@@ -69,6 +70,17 @@ class Scores:
     nll: float
     brier: float
     ece: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """Scores of one set in one framing; ``ece_before`` is without the temperature."""
+
+    dataset: str
+    split: str
+    framing: str
+    scores: Scores
+    ece_before: float
 
 
 def softmax(logits_NK: F32) -> F32:

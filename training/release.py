@@ -24,12 +24,12 @@ from training.data.balance import draw_rates, epoch_order
 from training.data.cache import recut
 from training.data.faces import CLASSES
 from training.data.labels import majority, targets
-from training.evaluate import Scores, fit_temperature, score, softmax
+from training.evaluate import Measured, fit_temperature, score, softmax
 from training.export import Exported, OnnxFile, calibrated, export
 from training.half import add_half
 from training.recipes import config_from
 from training.sequences import SequenceConfig, fit_head, read_clips
-from training.smoothing import Steadiness, best_average, judge
+from training.smoothing import TemporalResult, best_average, judge
 from training.train import Validation, averaged_model, predict
 
 if TYPE_CHECKING:
@@ -46,9 +46,7 @@ if TYPE_CHECKING:
     from training.temporal import TemporalHead
 
 __all__ = [
-    "Measured",
     "Release",
-    "TemporalResult",
     "measure",
     "measure_all",
     "measure_head",
@@ -78,29 +76,6 @@ class Release:
     date: str
     stills: int = 4000
     sequences: SequenceConfig = field(default_factory=SequenceConfig)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """Scores of one set in one framing; ``ece_before`` is without the temperature."""
-
-    dataset: str
-    split: str
-    framing: str
-    scores: Scores
-    ece_before: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TemporalResult:
-    """The head against frames alone and against a moving average of equal lag, on real clips."""
-
-    dataset: str
-    step_s: float
-    head: Steadiness
-    frames: Steadiness
-    average: Steadiness
-    average_weight: float
 
 
 def release(

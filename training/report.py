@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from training.data.audit import Audit
     from training.diagnose import Firing, GradientTrace
-    from training.release import Measured, TemporalResult
+    from training.evaluate import Measured
+    from training.smoothing import TemporalResult
 
 __all__ = [
     "Section",

@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from streamer.types import F32, I64
 
-__all__ = ["EMA_WEIGHTS", "Steadiness", "best_average", "ema", "judge"]
+__all__ = ["EMA_WEIGHTS", "Steadiness", "TemporalResult", "best_average", "ema", "judge"]
 
 EMA_WEIGHTS = (1.0, 0.8, 0.65, 0.5, 0.4, 0.3, 0.2)
 """Weights of the newest frame that are tried as the baseline; 1 is no smoothing."""
@@ -40,6 +40,18 @@ class Steadiness:
     final_accuracy: float
     flicker_hz: float
     lag_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TemporalResult:
+    """The head against frames alone and against a moving average of equal lag, on real clips."""
+
+    dataset: str
+    step_s: float
+    head: Steadiness
+    frames: Steadiness
+    average: Steadiness
+    average_weight: float
 
 
 def ema(probabilities_TK: F32, weight: float) -> F32:
