@@ -27,9 +27,10 @@ def copied(tmp_path: Path) -> Path:
     """Return a copy of the bundle in the package, without networks in half precision."""
     out = tmp_path / "bundle"
     shutil.copytree(bundles.bundled_path(), out)
+    manifest = bundles.load(out).manifest
     for name in (bundles.FEATURES_HALF, bundles.TEMPORAL_HALF):
         (out / name).unlink(missing_ok=True)
-    bundles.write_manifest(out, bundles.load(out).manifest)
+    bundles.write_manifest(out, manifest)
     return out
 
 
