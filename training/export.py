@@ -151,7 +151,7 @@ def export(what: Exported, out: Path) -> float:
     part.mkdir(parents=True)
     net, head = what.net.eval(), what.head.eval()
     size, d = net.config.size_px, net.config.features
-    shape = (head.config.layers, 2, head.config.units)
+    shape = (head.config.layers, 2, head.state_units)
     _graph(
         net,
         {"faces": torch.zeros(2, 1, size, size)},
@@ -234,7 +234,7 @@ def _parity(net: FaceNet, head: TemporalHead) -> dict[str, F32]:
 
 
 def _manifest(what: Exported) -> bundles.Manifest:
-    net, head = what.net.config, what.head.config
+    net, head, units = what.net.config, what.head.config, what.head.state_units
     return bundles.Manifest(
         format=bundles.FORMAT,
         name=what.name,
@@ -247,7 +247,7 @@ def _manifest(what: Exported) -> bundles.Manifest:
         ),
         classes=list(CLASSES),
         features=net.features,
-        temporal=bundles.Temporal(layers=head.layers, units=head.units, step_s=head.step_s),
+        temporal=bundles.Temporal(layers=head.layers, units=units, step_s=head.step_s),
         temperature=what.temperature,
         training=what.training,
         metrics=what.metrics,

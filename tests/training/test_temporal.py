@@ -36,7 +36,7 @@ def test_stepping_equals_the_sequence(layers: int) -> None:
     x = torch.randn(4, 6, 5)
     with torch.no_grad():
         whole = head(x)
-        h = c = torch.zeros(layers, 4, 7)
+        h = c = torch.zeros(layers, 4, head.state_units)
         for t in range(6):
             logits, h, c = head.step(x[:, t], h, c)
             torch.testing.assert_close(logits, whole[:, t], atol=1e-5, rtol=1e-5)
@@ -64,10 +64,21 @@ def test_rows_do_not_mix() -> None:
     assert not torch.allclose(before[1], after[1])
 
 
-def test_untrained_head_is_the_frame_classifier() -> None:
+def test_untrained_head_is_the_moving_average_of_the_frames() -> None:
+    """With weight a half: the first frame as it is, then (a / 4 + b / 2) over 3/4."""
+    classifier = nn.Linear(5, 3)
+    head = TemporalHead(TemporalConfig(units=4, newest=0.5), classifier).eval()
+    x = torch.randn(2, 2, 5)
+    with torch.no_grad():
+        first, second = classifier(x).unbind(dim=1)
+        torch.testing.assert_close(head(x)[:, 0], first)
+        torch.testing.assert_close(head(x)[:, 1], (first / 4 + second / 2) / (3 / 4))
+
+
+def test_untrained_head_without_averaging_is_the_frame_classifier() -> None:
     """The residual skip starts from the classifier's own logits."""
     classifier = nn.Linear(5, 3)
-    head = TemporalHead(TemporalConfig(units=4), classifier).eval()
+    head = TemporalHead(TemporalConfig(units=4, newest=1.0), classifier).eval()
     x = torch.randn(2, 3, 5)
     with torch.no_grad():
         torch.testing.assert_close(head(x), classifier(x))
@@ -123,7 +134,7 @@ def test_head_learns_to_see_through_noise() -> None:
     labels = torch.arange(256) % 8
     clips = nn.functional.one_hot(labels, 8).float()[:, None] + 1.5 * torch.randn(256, 16, 8)
     config = SequenceConfig(
-        head=TemporalConfig(units=24, dropout=0.0),
+        head=TemporalConfig(units=24, dropout=0.0, newest=1.0),
         change=0.0,
         from_neutral=0.0,
         steady=0.0,
