@@ -12,6 +12,7 @@ Legend: N faces, H W pixels, D features, L layers, U units, T steps, K classes.
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -180,8 +181,9 @@ class Bundle:
 
     @property
     def identity(self) -> str:
-        """Name and the first digits of the CNN's hash: what events call this bundle."""
-        return f"{self.manifest.name}@{self.manifest.files[FEATURES][:12]}"
+        """Name and the first digits of a hash over both networks: what events call this bundle."""
+        networks = self.manifest.files[FEATURES] + self.manifest.files[TEMPORAL]
+        return f"{self.manifest.name}@{hashlib.sha256(networks.encode()).hexdigest()[:12]}"
 
 
 def bundled_path() -> Path:
@@ -316,7 +318,7 @@ def _read_parity(path: Path) -> Parity:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return Parity(**{name: archive[name] for name in Parity.__dataclass_fields__})
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise BundleError(f"{path}: not a set of parity samples: {error}") from None
 
 
