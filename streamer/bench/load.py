@@ -10,9 +10,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections import Counter
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +27,7 @@ from streamer.errors import StreamerError
 from streamer.events import EmotionSample, parse_time
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
 
     from streamer.config import Config
@@ -52,6 +55,7 @@ class Load:
         dropped: frames by reason.
         cpu_s: CPU seconds by thread group.
         memory_mb: highest resident memory.
+        watched: whether somebody looked at the live page's pictures of all cameras meanwhile.
     """
 
     cameras: int
@@ -64,6 +68,7 @@ class Load:
     dropped: dict[str, int]
     cpu_s: dict[str, float]
     memory_mb: float
+    watched: bool = False
 
     @property
     def missed(self) -> float:
@@ -76,7 +81,9 @@ class Load:
         return 1e3 * sum(self.cpu_s.values()) / max(1.0, self.analysed_fps * self.seconds)
 
 
-def measure(config: Config, clips: list[Path], cameras: int, seconds: float) -> Load:
+def measure(
+    config: Config, clips: list[Path], cameras: int, seconds: float, *, watched: bool = False
+) -> Load:
     """Run the daemon on cameras that play the clips in turn, and listen.
 
     Args:
@@ -84,11 +91,16 @@ def measure(config: Config, clips: list[Path], cameras: int, seconds: float) -> 
         clips: what the cameras show; each is looped and paced by its time stamps.
         cameras: how many.
         seconds: how long to measure once they have settled.
+        watched: also look at the live page's pictures of all cameras.
 
     Raises:
         StreamerError: if the daemon does not start.
     """
-    with _Daemon(config, clips, cameras) as daemon, daemon.subscriber() as subscriber:
+    with (
+        _Daemon(config, clips, cameras) as daemon,
+        daemon.subscriber() as subscriber,
+        daemon.watcher() if watched else nullcontext(),
+    ):
         _listen(subscriber, _SETTLE_S)
         before = daemon.look()
         latencies_ms = _listen(subscriber, seconds)
@@ -115,6 +127,7 @@ def measure(config: Config, clips: list[Path], cameras: int, seconds: float) -> 
             for group, ticks in after.cpu.items()
         },
         memory_mb=after.memory_mb,
+        watched=watched,
     )
 
 
@@ -185,6 +198,25 @@ class _Daemon:
         """Return a subscriber to the samples of all cameras."""
         address = f"tcp://127.0.0.1:{self._ports[0]}"
         return Subscriber(connect=address, snapshot=None, topics=("emotion.sample/",))
+
+    @contextmanager
+    def watcher(self) -> Iterator[None]:
+        """Take the pictures of all cameras as a browser does, and throw them away."""
+        url = f"http://127.0.0.1:{self._ports[2]}/api/live"
+        done = threading.Event()
+        with urllib.request.urlopen(url, timeout=10) as stream:
+
+            def take() -> None:
+                while not done.is_set() and stream.read1(1 << 16):
+                    pass
+
+            thread = threading.Thread(target=take, name="watcher", daemon=True)
+            thread.start()
+            try:
+                yield
+            finally:
+                done.set()
+                thread.join(10)  # the stream tells the cameras' states each second
 
     def look(self) -> _Look:
         """Read the metrics and what the kernel knows of the process."""

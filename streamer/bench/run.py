@@ -104,10 +104,14 @@ def bench(config: Config, plan: Plan, console: Console, notes: Console) -> dict[
         costs = raw.measure(models, clips[0], input_px=config.detector.input_px)
         models.close()
     loads = _loads(config, plan, clips, notes)
+    fewest = loads[0].cameras
+    with notes.status(f"{fewest} cameras while somebody watches the live page"):
+        watched = load.measure(config, clips, fewest, plan.seconds, watched=True)
     served = [one for one in loads if plan.goal.met(one)]
     best = max(served or loads, key=lambda one: one.cameras)
     report = _report(config, plan, costs, loads, best, capacity=best.cameras if served else 0)
-    _print(console, report, costs, loads, best)
+    report["watched"] = asdict(watched)
+    _print(console, report, costs, [loads[0], watched, *loads[1:]], best)
     return report
 
 
@@ -198,7 +202,7 @@ def _print(
         table.add_column(column, justify="right")
     for one in loads:
         table.add_row(
-            str(one.cameras),
+            f"{one.cameras}{', watched' if one.watched else ''}",
             f"{one.analysed_fps:.1f} of {one.due_fps:g}",
             f"{one.missed:.1%}",
             *(f"{one.latency_ms[q]:.0f} ms" for q in ("p50", "p95", "p99")),

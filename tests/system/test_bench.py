@@ -41,6 +41,8 @@ def test_the_report_has_what_machines_read(shared: Path, tmp_path: Path) -> None
     assert {"decode", "compute", "publish"} <= set(report["cpu_ms"])
     assert report["memory_mb"] > 50
     assert report["loads"][0]["captured_fps"] == pytest.approx(30, rel=0.3)
+    assert report["watched"]["watched"]
+    assert report["watched"]["cpu_s"]["web"] > report["loads"][0]["cpu_s"]["web"]
     assert "efficiency" in done.stdout
 
 
