@@ -79,12 +79,15 @@ def small_faces(n: int, seed: int = 0) -> F32:
     return faces_of(n, seed, size_px=8)
 
 
-def test_the_joined_network_says_what_it_is(reader_network: graphs.Network) -> None:
+def test_the_joined_network_says_what_it_is(
+    reader_network: graphs.Network, shipped: Bundle
+) -> None:
     """Faces and slots go in, logits come out, and two tables stay."""
     assert reader_network.inputs == ("faces", "slots", "kept", "h_table", "c_table")
     assert reader_network.outputs == ("logits", "h_table_out", "c_table_out")
     assert reader_network.axes["faces"] == ("N", 1, 48, 48)
-    assert reader_network.axes["h_table"] == ("C", 1, 96)
+    temporal = shipped.manifest.temporal
+    assert reader_network.axes["h_table"] == ("C", temporal.layers, temporal.units)
     assert reader_network.precision == "fp32"
 
 
@@ -114,10 +117,11 @@ def test_axes_other_than_the_first_are_padded_too(shipped: Bundle) -> None:
     """The temporal step has its rows on the second axis of h and c."""
     rig = rig_of(graphs.batched(shipped.temporal_path))
     rng = np.random.default_rng(1)
+    state = (shipped.manifest.temporal.layers, 70, shipped.manifest.temporal.units)
     inputs = {
-        "features": rng.normal(size=(70, 128)).astype(np.float32),
-        "h": rng.normal(size=(1, 70, 96)).astype(np.float32),
-        "c": rng.normal(size=(1, 70, 96)).astype(np.float32),
+        "features": rng.normal(size=(70, shipped.manifest.features)).astype(np.float32),
+        "h": rng.normal(size=state).astype(np.float32),
+        "c": rng.normal(size=state).astype(np.float32),
     }
     expected = OnnxEngine(shipped.temporal_path, threads=1).run(inputs)
     got = rig.engine.run(inputs)
@@ -271,11 +275,12 @@ def test_everything_is_given_back(summing: graphs.Network) -> None:
 def test_wrong_inputs_are_refused_by_name(shipped: Bundle) -> None:
     """A missing input, a wrong size and unequal rows are each said before anything runs."""
     engine = rig_of(graphs.batched(shipped.temporal_path)).engine
-    features = np.zeros((2, 128), np.float32)
-    state = np.zeros((1, 2, 96), np.float32)
+    units = shipped.manifest.temporal.units
+    features = np.zeros((2, shipped.manifest.features), np.float32)
+    state = np.zeros((shipped.manifest.temporal.layers, 2, units), np.float32)
     with pytest.raises(EngineError, match=r"temporal: got \['c', 'features'\]"):
         engine.run({"features": features, "c": state})
-    with pytest.raises(EngineError, match=r"temporal: h has shape \(1, 2, 95\)"):
+    with pytest.raises(EngineError, match=rf"temporal: h has shape \(1, 2, {units - 1}\)"):
         engine.run({"features": features, "h": state[:, :, 1:], "c": state})
     with pytest.raises(EngineError, match=r"\[1, 2\] rows"):
         engine.run({"features": features, "h": state[:, :1], "c": state})
