@@ -7,25 +7,18 @@ is under way still arrives.
 from __future__ import annotations
 
 import platform
-import random
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 from prometheus_client import CollectorRegistry
 
 from streamer import __version__, logs, systemd
 from streamer import config as configuration
-from streamer.camera import CameraRecord
-from streamer.capture import open_source
 from streamer.clock import SystemClock
-from streamer.compute import ComputeLoop
 from streamer.errors import ConfigError
 from streamer.events import DaemonStarted, DaemonStopping, Event
-from streamer.feed import CameraFeed
-from streamer.mailbox import Mailbox
 from streamer.metrics import Metrics
-from streamer.models import load_models, make_pipeline
 from streamer.publish import Publisher
 from streamer.settings import capture_options, publish_options, web_options
 from streamer.supervisor import STUCK_S, block_signals, supervise
@@ -35,18 +28,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from streamer.config import Config
-    from streamer.lane import Reading
-    from streamer.models import Models
-    from streamer.source import CaptureOptions, Continuity
+    from streamer.config import Camera, Config
     from streamer.stages import Clock
-    from streamer.types import Frame
     from streamer.web import CameraView
+    from streamer.web.live import Live
+    from streamer.web.state import Series
+    from streamer.workers.crew import Crew
 
 __all__ = ["Service", "run"]
 
 log = structlog.get_logger(__name__)
-_RELOAD_S = 2.0  # for captures to end; the watchdog and SIGTERM wait as long
 
 
 def run(path: Path) -> int:
@@ -65,6 +56,38 @@ def run(path: Path) -> int:
     )
 
 
+class Cameras(Protocol):
+    """All that watches and reads cameras: in this process, or in workers."""
+
+    def load(self, progress: Callable[[], None]) -> About:
+        """Load the networks and say what runs; see ``streamer.station.Station``."""
+        ...
+
+    def open(self, cameras: Sequence[Camera]) -> None:
+        """Begin to watch cameras."""
+        ...
+
+    def reload(self, cameras: Sequence[Camera]) -> None:
+        """Take cameras that were added, removed or changed."""
+        ...
+
+    def stop(self, deadline_s: float) -> tuple[str, ...]:
+        """Stop within the deadline; return who did not."""
+        ...
+
+    def close(self) -> None:
+        """Free the networks."""
+        ...
+
+    def liveness(self) -> Mapping[str, WorkerHealth]:
+        """Tell the progress of each part."""
+        ...
+
+    def cameras(self) -> Sequence[CameraView]:
+        """Tell about every camera."""
+        ...
+
+
 class Service:
     """The daemon: everything it consists of, and what others may ask about it.
 
@@ -79,29 +102,51 @@ class Service:
         self._clock = clock
         self._reread = reread
         self._metrics = Metrics(CollectorRegistry())
-        self._live = LiveView(clock=clock, metrics=self._metrics, pictures=config.http.pictures)
-        self._web = WebServer(
-            options=web_options(config),
-            state=self,
-            live=self._live,
-            metrics=self._metrics,
-            clock=clock,
-        )
         self._publisher = Publisher(
             publish_options(config), observer=_PublishMetrics(self._metrics), clock=clock
         )
-        self._records: dict[str, CameraRecord] = {}
-        self._feeds: dict[str, CameraFeed] = {}
-        self._models: Models | None = None
-        self._compute: ComputeLoop | None = None
+        self._crew: Crew | None = None
+        self._cameras, live = self._crewed() if config.daemon.workers > 1 else self._alone()
+        self._web = WebServer(
+            options=web_options(config), state=self, live=live, metrics=self._metrics, clock=clock
+        )
+        self._about: About | None = None
         self._ready = {"bundle": False, "engines": False, "sockets": False, "cameras": False}
+
+    def _alone(self) -> tuple[Cameras, Live]:
+        """Watch the cameras in this process."""
+        # Only here: a process that has workers needs no decoder and no networks, 80 MB.
+        from streamer.station import Station  # noqa: PLC0415
+
+        live = LiveView(
+            clock=self._clock, metrics=self._metrics, pictures=self._config.http.pictures
+        )
+        station = Station(
+            self._config,
+            sink=self._publisher,
+            metrics=self._metrics,
+            onlooker=live,
+            clock=self._clock,
+        )
+        return station, live
+
+    def _crewed(self) -> tuple[Cameras, Live]:
+        """Have worker processes watch the cameras, each its share."""
+        from streamer.workers.crew import Crew  # noqa: PLC0415 as above
+        from streamer.workers.live import RelayedLive  # noqa: PLC0415
+
+        crew = self._crew = Crew(
+            self._config, publisher=self._publisher, metrics=self._metrics, clock=self._clock
+        )
+        return crew, RelayedLive(crew, clock=self._clock, metrics=self._metrics)
 
     # Life
 
     def start(self) -> None:
         """Start everything; see ``streamer.supervisor.Daemon``."""
         config = self._config
-        sources = [capture_options(camera) for camera in config.cameras]
+        for camera in config.cameras:
+            capture_options(camera)  # a mistake is told before anything starts
         if not config.purpose.declared:
             log.warning(
                 "purpose_not_declared", do="set [purpose] declared: why faces are read here"
@@ -110,33 +155,22 @@ class Service:
         self._publisher.start()
         self._ready["sockets"] = True
         patience = systemd.start_extension(systemd.Notifier(self._clock), self._clock)
-        models = self._models = load_models(config, progress=patience)
+        about = self._about = self._cameras.load(patience)
         self._ready |= {"bundle": True, "engines": True}
         self._metrics.build_info.info({"version": __version__})
-        self._metrics.bundle_info.info({"bundle": models.bundle.identity})
-        for stage, engine in models.engines.items():
+        self._metrics.bundle_info.info({"bundle": about.bundle})
+        for stage, engine in about.engines.items():
             self._metrics.engine_info.labels(stage).info({"engine": engine})
-        pipeline = make_pipeline(
-            config, models, sink=self._publisher, metrics=self._metrics, viewers=[self, self._live]
-        )
-        self._compute = ComputeLoop(
-            pipeline,
-            fps=config.analysis.fps,
-            sink=self._publisher,
-            metrics=self._metrics,
-            clock=self._clock,
-        )
-        self._compute.start()
-        self._publisher.emit(Event(data=self._started(models)))
-        for options in sources:
-            self._add(options)
+        self._publisher.emit(Event(data=self._started(about)))
+        self._cameras.open(config.cameras)
         self._ready["cameras"] = True
         log.info(
             "daemon_started",
             events=self._publisher.bind,
             snapshot=self._publisher.snapshot,
             page=self._web.url,
-            cameras=len(self._feeds),
+            cameras=len(config.cameras),
+            workers=config.daemon.workers,
             purpose=config.purpose.declared,
         )
 
@@ -150,17 +184,14 @@ class Service:
         started = self._ready["cameras"]
         if started:
             log.info("daemon_stopping", reason=reason)
-        self._stop_feeds(list(self._feeds.values()), left_s() / 2)
-        overrun = []
-        if self._compute is not None and not self._compute.stop(left_s() / 2):
-            overrun.append("compute")
+        overrun = list(self._cameras.stop(0.75 * left_s()))
         if started:
             self._publisher.emit(Event(data=DaemonStopping(reason=reason)))
         for name, stop in (("publish", self._publisher.stop), ("web", self._web.stop)):
             if not stop(left_s()):
                 overrun.append(name)
-        if self._models is not None and not overrun:
-            self._models.close()
+        if not overrun:
+            self._cameras.close()
         if started:
             log.info("daemon_stopped", reason=reason)
         return tuple(overrun)
@@ -175,16 +206,7 @@ class Service:
         ]
         if fixed:
             raise ConfigError(f"[{fixed[0]}] cannot change while running; restart the service")
-        wanted = {camera.name: capture_options(camera) for camera in new.cameras}
-        present = dict(self._feeds)
-        left = [feed for name, feed in present.items() if wanted.get(name) != feed.options]
-        self._stop_feeds(left, _RELOAD_S)
-        for feed in left:
-            self._remove(feed, stays=feed.camera in wanted)
-        for name, options in wanted.items():
-            if name not in self._feeds:
-                before = present.get(name)
-                self._add(options, before.continuity if before else None)
+        self._cameras.reload(new.cameras)
         self._config = new
 
     def stuck(self) -> tuple[str, ...]:
@@ -193,7 +215,7 @@ class Service:
 
     def status(self) -> str:
         """Describe the state in one line."""
-        states = [record.state for record in self._records.values()]
+        states = [view.state for view in self._cameras.cameras()]
         return f"{states.count('online')} of {len(states)} cameras online"
 
     def pinged(self) -> None:
@@ -204,29 +226,26 @@ class Service:
 
     def about(self) -> About:
         """Tell what runs."""
-        models = self._models
-        return About(
+        return self._about or About(
             version=__version__,
-            bundle=models.bundle.identity if models else "",
-            engines=models.engines if models else {},
-            classes=tuple(models.bundle.manifest.classes) if models else (),
+            bundle="",
+            engines={},
+            classes=(),
             purpose=self._config.purpose.declared,
         )
 
     def liveness(self) -> Mapping[str, WorkerHealth]:
         """Tell every worker's progress."""
         now_ns = self._clock.monotonic_ns()
-        workers: dict[str, tuple[int, float]] = {}
-        if self._compute is not None:
-            workers["compute"] = (self._compute.last_progress_ns, STUCK_S)
+        own = {"web": self._web.last_progress_ns}
         if self._ready["sockets"]:
-            workers["publish"] = (self._publisher.last_progress_ns, STUCK_S)
-        workers["web"] = (self._web.last_progress_ns, STUCK_S)
-        for name, feed in list(self._feeds.items()):
-            workers[f"camera {name}"] = (feed.last_progress_ns, _patience_s(feed.options) + STUCK_S)
+            own["publish"] = self._publisher.last_progress_ns
         return {
-            name: WorkerHealth(age_s=max(0.0, (now_ns - last_ns) / 1e9), limit_s=limit_s)
-            for name, (last_ns, limit_s) in workers.items()
+            **self._cameras.liveness(),
+            **{
+                name: WorkerHealth(age_s=max(0.0, (now_ns - last_ns) / 1e9), limit_s=STUCK_S)
+                for name, last_ns in own.items()
+            },
         }
 
     def readiness(self) -> Mapping[str, bool]:
@@ -235,13 +254,16 @@ class Service:
 
     def cameras(self) -> Sequence[CameraView]:
         """Tell about every camera."""
-        return [record.view() for record in list(self._records.values())]
+        return self._cameras.cameras()
 
-    def offer(self, frame: Frame, readings: Sequence[Reading]) -> None:
-        """Take an analysed frame from the pipeline, for the camera's record."""
-        record = self._records.get(frame.camera)
-        if record is not None:
-            record.offer(frame, readings)
+    def series(self) -> Series:
+        """Return every metric, of the workers too."""
+        return self._metrics.registry if self._crew is None else self._crew
+
+    async def renew(self) -> None:
+        """Have the workers report; nothing to do without them."""
+        if self._crew is not None:
+            await self._crew.renew()
 
     @property
     def page(self) -> str:
@@ -253,60 +275,11 @@ class Service:
         """Addresses of the stream and of the snapshot."""
         return self._publisher.bind, self._publisher.snapshot
 
-    # Cameras
-
-    def _add(self, options: CaptureOptions, continuity: Continuity | None = None) -> None:
-        compute = self._compute
-        if compute is None:
-            raise RuntimeError("cameras are added after the compute loop")
-        record = CameraRecord(
-            name=options.camera,
-            url=options.place,
-            metrics=self._metrics,
-            clock=self._clock,
-            tell=compute.tell,
-        )
-        mailbox = Mailbox(compute.ready)
-        compute.attach(options.camera, mailbox)
-        feed = CameraFeed(
-            options,
-            mailbox=mailbox,
-            observer=record,
-            clock=self._clock,
-            opener=open_source,
-            random=random.random,
-            continuity=continuity,
-        )
-        self._metrics.camera(options.camera).fps.set_function(lambda: feed.fps)
-        self._records[options.camera] = record
-        self._feeds[options.camera] = feed
-        feed.start()
-
-    def _stop_feeds(self, feeds: Sequence[CameraFeed], timeout_s: float) -> None:
-        """Stop captures at once; a camera that says nothing holds its thread a while longer."""
-        end_s = time.monotonic() + timeout_s
-        for feed in feeds:
-            feed.stop()
-        late = [feed.camera for feed in feeds if not feed.join(max(0, end_s - time.monotonic()))]
-        if late:  # each is within its own deadline, so this is no failure
-            log.info("cameras_left_waiting", cameras=late)
-
-    def _remove(self, feed: CameraFeed, *, stays: bool) -> None:
-        """Take a stopped camera out; one that stays keeps its track numbers and its series."""
-        name = feed.camera
-        self._feeds.pop(name)
-        self._records.pop(name).removed()
-        if self._compute is not None:
-            self._compute.detach(name, forget=not stays, timeout_s=STUCK_S)
-        self._live.forget(name)
-        if not stays:
-            self._metrics.remove_camera(name)
-
-    def _started(self, models: Models) -> DaemonStarted:
+    def _started(self, about: About) -> DaemonStarted:
         return DaemonStarted(
             versions={"streamer": __version__, "python": platform.python_version()},
-            bundle=models.bundle.identity,
-            engine=models.reading.name,
+            bundle=about.bundle,
+            engine=about.engines["features"],
             cameras=tuple(camera.name for camera in self._config.cameras),
             purpose=self._config.purpose.declared,
         )
@@ -331,8 +304,3 @@ class _PublishMetrics:
 
     def handshake_failed(self) -> None:
         self._metrics.zmq_handshake_failures.inc()
-
-
-def _patience_s(options: CaptureOptions) -> float:
-    """Return the longest that one honest call into FFmpeg may take, see ``CameraFeed``."""
-    return 3 * options.open_timeout_s + options.read_timeout_s

@@ -55,6 +55,7 @@ class CameraRecord:
         metrics: counts for it.
         clock: dates its changes of state.
         tell: passes on what becomes an event.
+        seen: whether it was online before, in a process that has ended.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class CameraRecord:
         metrics: Metrics,
         clock: Clock,
         tell: Callable[[CameraOnline | CameraOffline], None],
+        seen: bool = False,
     ) -> None:
         self.name = name
         self._url = url
@@ -73,7 +75,7 @@ class CameraRecord:
         self._clock = clock
         self._tell = tell
         self._lock = threading.Lock()
-        self._seen_online = False
+        self._seen_online = seen
         self._status = _Status("connecting", self._now())
         self._analysed = FrameRate()
         self._latency_ms: float | None = None

@@ -22,6 +22,7 @@ __all__ = [
     "Bundle",
     "Camera",
     "Config",
+    "Daemon",
     "Detector",
     "Emotions",
     "Engine",
@@ -192,6 +193,16 @@ class Purpose(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     declared: Annotated[str, Meta(max_length=500)] = ""
 
 
+class Daemon(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[daemon]``.
+
+    Attributes:
+        workers: processes that the cameras are shared out to; 1: all in the one that is started.
+    """
+
+    workers: Annotated[int, Meta(ge=1, le=64)] = 1
+
+
 class Log(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[log]``: how much, and whether for machines or for people."""
 
@@ -212,6 +223,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     publish: Publish = Publish()
     http: Http = Http()
     purpose: Purpose = Purpose()
+    daemon: Daemon = Daemon()
     log: Log = Log()
 
 

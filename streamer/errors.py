@@ -59,6 +59,7 @@ class SourceReason(StrEnum):
     BUSY = "busy"
     IO_ERROR = "io_error"
     STOPPED = "stopped"
+    WORKER_DIED = "worker_died"
 
 
 class SourceError(StreamerError):

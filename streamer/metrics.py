@@ -207,6 +207,11 @@ class Metrics:
         self.watchdog_pings = self._counter(
             "watchdog_pings", "Signs of life sent to the service manager."
         )
+        self.worker_restarts = self._counter(
+            "worker_restarts",
+            "Worker processes started again, by what ended the one before.",
+            "reason",
+        )
 
     def _declare_info(self) -> None:
         self.engine_info = Info(

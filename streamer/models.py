@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -148,8 +148,18 @@ def make_pipeline(
     sink: Sink,
     metrics: Metrics,
     viewers: Iterable[Viewer] = (),
+    first_track: Callable[[str], int] = lambda _: 1,
 ) -> Pipeline:
-    """Put a pipeline together; several may share the models, each with its own tracks."""
+    """Put a pipeline together; several may share the models, each with its own tracks.
+
+    Args:
+        config: how to follow, read and name faces.
+        models: what is run.
+        sink: takes the events.
+        metrics: takes counts and stage times.
+        viewers: who may look on.
+        first_track: number of a camera's first track.
+    """
     manifest = models.bundle.manifest
     track_options = TrackOptions(
         confirm_s=config.tracker.confirm_s,
@@ -168,7 +178,11 @@ def make_pipeline(
         detector=models.detector,
         features=models.reading.features,
         temporal=TemporalHead(models.reading.states(), gap_reset_s=config.analysis.gap_reset_s),
-        lane=lambda camera: Lane(camera, FaceTracker(track_options), lane_options),
+        lane=lambda camera: Lane(
+            camera,
+            FaceTracker(replace(track_options, first_id=first_track(camera))),
+            lane_options,
+        ),
         sink=sink,
         metrics=metrics,
         crops=manifest.input,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import cv2
 import msgspec
 import numpy as np
+from prometheus_client import CollectorRegistry
 
 from streamer.types import BGR, Frame
 from streamer.web import About, CameraView, WorkerHealth
@@ -81,6 +82,7 @@ class FakeState:
     workers: dict[str, WorkerHealth] = field(default_factory=dict)
     parts: dict[str, bool] = field(default_factory=dict)
     purpose: str = "Demonstration with synthetic faces"
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
 
     def about(self) -> About:
         """Name a version and the classes."""
@@ -103,6 +105,13 @@ class FakeState:
     def cameras(self) -> Sequence[CameraView]:
         """Return what the test set."""
         return tuple(self.views.values())
+
+    def series(self) -> CollectorRegistry:
+        """Return what the test registers its metrics in."""
+        return self.registry
+
+    async def renew(self) -> None:
+        """Everything is up to date."""
 
     def online(self, name: str, url: str = "rtsp://cam.example/s1") -> None:
         """Bring a camera up."""

@@ -16,7 +16,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import msgspec
 
@@ -32,13 +32,23 @@ if TYPE_CHECKING:
     from streamer.web.options import Pictures
     from streamer.web.state import Reading
 
-__all__ = ["WIDTHS_PX", "FrameMessage", "LiveView", "StatusMessage", "Wanted", "pack"]
+__all__ = [
+    "MAX_WATCHERS",
+    "STATUS_S",
+    "WIDTHS_PX",
+    "FrameMessage",
+    "Live",
+    "LiveView",
+    "StatusMessage",
+    "Wanted",
+    "pack",
+]
 
 WIDTHS_PX: Final = (320, 640, 960, 1280)
 """Widths a watcher may ask for; a closed set, so that watchers share what is encoded."""
-_MAX_WATCHERS: Final = 32
+MAX_WATCHERS: Final = 32
 """Open streams: 32 of 640 px at 10 fps and 30 kB a picture are 75 Mbit/s a camera."""
-_STATUS_S: Final = 1.0
+STATUS_S: Final = 1.0
 """Between two reports on the cameras; also how soon a watcher notices that the server is gone."""
 _MAX_FPS: Final = 15.0
 """Pictures a second and camera for one watcher: smooth enough to follow an expression."""
@@ -122,6 +132,33 @@ class _Watcher:
             self.changed.set()
 
 
+class Live(Protocol):
+    """What the web server asks for frames; ``LiveView`` has those of its own process."""
+
+    @property
+    def full(self) -> bool:
+        """Whether as many watch as can be served."""
+        ...
+
+    def tracks(self, camera: str) -> tuple[TrackView, ...]:
+        """Return the faces of the camera's newest analysed frame."""
+        ...
+
+    def open(self) -> None:
+        """Begin to serve watchers; called in the web thread, with its loop running."""
+        ...
+
+    def close(self) -> None:
+        """End every stream; called in the web thread."""
+        ...
+
+    def watch(
+        self, wanted: Wanted, status: Callable[[], StatusMessage]
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield messages for one watcher until it goes or the server stops."""
+        ...
+
+
 class LiveView:
     """Takes frames from the pipeline and gives them to watchers.
 
@@ -145,7 +182,7 @@ class LiveView:
     @property
     def full(self) -> bool:
         """Whether as many watch as can be served."""
-        return len(self._watchers) >= _MAX_WATCHERS
+        return len(self._watchers) >= MAX_WATCHERS
 
     def offer(self, frame: Frame, readings: Sequence[Reading]) -> None:
         """Take one analysed frame; returns at once, and keeps no picture while nobody watches.
@@ -186,13 +223,13 @@ class LiveView:
             self._pool.shutdown(wait=False)
 
     async def watch(
-        self, wanted: Wanted, status: Callable[[], StatusMessage]
+        self, wanted: Wanted, status: Callable[[], StatusMessage] | None
     ) -> AsyncGenerator[bytes, None]:
         """Yield messages for one watcher until it goes or the server stops.
 
         Args:
             wanted: what it asked for.
-            status: makes the report on the cameras.
+            status: makes the report on the cameras; None: frames alone.
         """
         watcher = _Watcher(wanted)
         self._watchers.add(watcher)
@@ -201,12 +238,12 @@ class LiveView:
             told_ns = 0
             while not self._closed:
                 now_ns = self._clock.monotonic_ns()
-                if now_ns - told_ns >= _STATUS_S * 1e9:
+                if status is not None and now_ns - told_ns >= STATUS_S * 1e9:
                     told_ns = now_ns
                     yield pack(status())
                 camera = self._next_due(watcher, now_ns)
                 if camera is None:
-                    await _wait(watcher.changed, 1 / _MAX_FPS if watcher.due else _STATUS_S)
+                    await _wait(watcher.changed, 1 / _MAX_FPS if watcher.due else STATUS_S)
                     continue
                 message = await self._message(camera, wanted)
                 if message is not None:

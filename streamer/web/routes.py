@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from streamer.metrics import Metrics
-    from streamer.web.live import LiveView
+    from streamer.web.live import Live
     from streamer.web.options import WebOptions
     from streamer.web.state import CameraView, WebState
 
@@ -41,17 +41,17 @@ _LOGIN_S: Final = 5.0
 _DEFAULT_WIDTH_PX: Final = 640
 
 
-def application(*, options: WebOptions, state: WebState, live: LiveView, metrics: Metrics) -> Guard:
+def application(*, options: WebOptions, state: WebState, live: Live, metrics: Metrics) -> Guard:
     """Return the ASGI application; the guard stands outside, so that a 500 passes through it too.
 
     Args:
         options: token and privacy of the pictures.
         state: the daemon.
         live: where watchers get frames.
-        metrics: what ``/metrics`` shows.
+        metrics: counts the answers.
     """
     login = Login(options)
-    site = _Site(login, state, live, metrics)
+    site = _Site(login, state, live)
     inner = Starlette(
         routes=[
             Route("/", site.page),
@@ -85,11 +85,10 @@ async def _failed(_request: Request, _error: Exception) -> Response:
 class _Site:
     """The handlers, with what they show."""
 
-    def __init__(self, login: Login, state: WebState, live: LiveView, metrics: Metrics) -> None:
+    def __init__(self, login: Login, state: WebState, live: Live) -> None:
         self._login = login
         self._state = state
         self._live = live
-        self._metrics = metrics
 
     async def page(self, _request: Request) -> Response:
         """``/``: the live page."""
@@ -115,7 +114,8 @@ class _Site:
     async def metrics(self, request: Request) -> Response:
         """``/metrics``: every metric, in the format that the scraper prefers."""
         encode, media_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(self._metrics.registry), headers={"content-type": media_type})
+        await self._state.renew()
+        return Response(encode(self._state.series()), headers={"content-type": media_type})
 
     async def livez(self, _request: Request) -> Response:
         """``/livez``: 200 while every worker makes progress, else 503 with those that do not."""
@@ -137,10 +137,12 @@ class _Site:
 
     async def cameras(self, _request: Request) -> Response:
         """``/api/cameras``: every camera with its state, rates, drops and faces."""
+        await self._state.renew()
         return json_answer({"cameras": [self._described(view) for view in self._views()]})
 
     async def camera(self, request: Request) -> Response:
         """``/api/cameras/NAME``: one of them."""
+        await self._state.renew()
         for view in self._views():
             if view.name == request.path_params["name"]:
                 return json_answer(self._described(view))

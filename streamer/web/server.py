@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from streamer.metrics import Metrics
     from streamer.stages import Clock
-    from streamer.web.live import LiveView
+    from streamer.web.live import Live
     from streamer.web.options import WebOptions
     from streamer.web.state import WebState
 
@@ -52,8 +52,8 @@ class WebServer:
     Args:
         options: where to listen and whom to answer.
         state: the daemon; called from the server's thread.
-        live: where the pipeline hands frames over.
-        metrics: shown under ``/metrics``; counts requests.
+        live: where watchers get frames.
+        metrics: counts requests.
         clock: stamps progress.
     """
 
@@ -62,7 +62,7 @@ class WebServer:
         *,
         options: WebOptions,
         state: WebState,
-        live: LiveView,
+        live: Live,
         metrics: Metrics,
         clock: Clock,
     ) -> None:

@@ -8,9 +8,29 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["About", "CameraState", "CameraView", "Reading", "TrackView", "WebState", "WorkerHealth"]
+    from prometheus_client import Metric
+
+__all__ = [
+    "About",
+    "CameraState",
+    "CameraView",
+    "Reading",
+    "Series",
+    "TrackView",
+    "WebState",
+    "WorkerHealth",
+]
+
+
+class Series(Protocol):
+    """What an exposition is made of, as ``prometheus_client.CollectorRegistry`` is."""
+
+    def collect(self) -> Iterable[Metric]:
+        """Return every metric with its samples as of now."""
+        ...
+
 
 CameraState = Literal["connecting", "online", "offline"]
 
@@ -146,4 +166,12 @@ class WebState(Protocol):
 
     def cameras(self) -> Sequence[CameraView]:
         """Tell about every configured camera, in the order of the configuration."""
+        ...
+
+    def series(self) -> Series:
+        """Return every metric."""
+        ...
+
+    async def renew(self) -> None:
+        """Bring what is told up to date where other processes know it; within a second."""
         ...

@@ -281,7 +281,8 @@ def probe(*, port: int) -> int:
 
 def test_the_health_check_tells_life_from_a_stuck_worker() -> None:
     """0 while every worker makes progress, 1 when one does not and when nobody answers."""
-    metrics, state = Metrics(CollectorRegistry()), FakeState()
+    metrics = Metrics(CollectorRegistry())
+    state = FakeState(registry=metrics.registry)
     live = LiveView(clock=time, metrics=metrics, pictures="omit")
     options = WebOptions(bind="127.0.0.1:0", token=TOKEN)
     server = WebServer(options=options, state=state, live=live, metrics=metrics, clock=time)

@@ -70,7 +70,7 @@ class Site:
 def serving(**options: Any) -> Iterator[Site]:
     """Run a server on a free port of the loopback."""
     metrics = Metrics(CollectorRegistry())
-    state = FakeState()
+    state = FakeState(registry=metrics.registry)
     chosen = WebOptions(bind=options.pop("bind", "127.0.0.1:0"), **options)
     live = LiveView(clock=time, metrics=metrics, pictures=chosen.pictures)
     server = WebServer(options=chosen, state=state, live=live, metrics=metrics, clock=time)

@@ -82,7 +82,7 @@ class Watcher:
 def serving(pictures: Pictures = "show") -> Iterator[Site]:
     """Run a server on a free port of the loopback."""
     metrics = Metrics(CollectorRegistry(), process=False)
-    state = FakeState()
+    state = FakeState(registry=metrics.registry)
     live = LiveView(clock=time, metrics=metrics, pictures=pictures)
     options = WebOptions(bind="127.0.0.1:0", pictures=pictures)
     server = WebServer(options=options, state=state, live=live, metrics=metrics, clock=time)

@@ -56,7 +56,7 @@ class Site:
 def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     """Two cameras with two faces and one; the test's parameter gives the server's options."""
     metrics = Metrics(CollectorRegistry(), process=False)
-    state = FakeState()
+    state = FakeState(registry=metrics.registry)
     options = WebOptions(bind="127.0.0.1:0", **getattr(request, "param", {}))
     live = LiveView(clock=time, metrics=metrics, pictures=options.pictures)
     server = WebServer(options=options, state=state, live=live, metrics=metrics, clock=time)
