@@ -24,7 +24,15 @@ if TYPE_CHECKING:
     from streamer.types import F32
     from training.data.faces import FaceSet
 
-__all__ = ["NO_AUGMENT", "AugmentConfig", "augment", "framings", "mix"]
+__all__ = [
+    "NO_AUGMENT",
+    "AugmentConfig",
+    "augment",
+    "framings",
+    "mix",
+    "pair_weights",
+    "reach",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +52,10 @@ class AugmentConfig:
         erase: probability of a grey rectangle (Zhong 2017, arXiv 1708.04896).
         mixup: alpha of mixing pairs (Zhang 2017, arXiv 1710.09412); 0: off.
         cutmix: probability that a mix pastes a rectangle instead (Yun 2019, arXiv 1905.04899).
+        minority: pairs are drawn so that a class of n pictures gives n ** -minority times as many
+            of them: rare faces on frequent ones (Park 2022, arXiv 2112.00412, draws by 1); 0: any.
+        rare: how much further pictures of the smallest class are changed than those of the
+            largest, by the logarithm of size between; 0.5 is half as far again.
     """
 
     recut: float = 0.5
@@ -60,6 +72,8 @@ class AugmentConfig:
     erase: float = 0.25
     mixup: float = 0.2
     cutmix: float = 0.0
+    minority: float = 0.0
+    rare: float = 0.0
 
 
 NO_AUGMENT = AugmentConfig(
@@ -104,8 +118,26 @@ def framings(faces: FaceSet) -> Tensor:
     return torch.from_numpy(out)
 
 
+def reach(targets_NK: F32, config: AugmentConfig) -> Tensor:
+    """Return how far each picture is changed, (N,) float32 from 1 to 1 + ``config.rare``."""
+    mass = np.maximum(targets_NK.sum(axis=0), 1.0)
+    log = np.log(mass / mass.max())
+    rarity = log / min(float(log.min()), -1e-9)
+    return torch.from_numpy((1.0 + config.rare * rarity[targets_NK.argmax(axis=1)]).astype("f4"))
+
+
+def pair_weights(targets_NK: F32, config: AugmentConfig) -> Tensor:
+    """Return how readily each picture is taken as the second of a pair, (N,) float32."""
+    per_class = np.maximum(targets_NK.sum(axis=0), 1.0) ** -config.minority
+    return torch.from_numpy((targets_NK @ per_class).astype("f4"))
+
+
 def augment(
-    pixels_BHW: Tensor, framing_B23: Tensor, config: AugmentConfig, random: torch.Generator
+    pixels_BHW: Tensor,
+    framing_B23: Tensor,
+    config: AugmentConfig,
+    random: torch.Generator,
+    far_B: Tensor | None = None,
 ) -> Tensor:
     """Change a batch as a camera, a detector and a person's pose would.
 
@@ -114,27 +146,45 @@ def augment(
         framing_B23: rows of ``framings``.
         config: how far.
         random: the only source of randomness.
+        far_B: factor of widths and probabilities, rows of ``reach``; None: 1.
 
     Returns:
         float32 (B, 1, H, W) in 0..1.
     """
-    x = _warp(pixels_BHW[:, None].float() / 255.0, framing_B23, config, random)
-    x = _tone(x, config, random)
-    x = _soften(x, config, random)
-    x = _noise(x, config, random)
-    x = _jpeg(x, config, random)
-    return _erase(x, config.erase, random)
+    far = torch.ones(len(pixels_BHW)) if far_B is None else far_B
+    x = _warp(pixels_BHW[:, None].float() / 255.0, framing_B23, config, random, far)
+    x = _tone(x, config, random, far)
+    x = _soften(x, config, random, far)
+    x = _noise(x, config, random, far)
+    x = _jpeg(x, config, random, far)
+    return _erase(x, config.erase * far, random)
 
 
 def mix(
-    x_B1HW: Tensor, targets_BK: Tensor, config: AugmentConfig, random: torch.Generator
+    x_B1HW: Tensor,
+    targets_BK: Tensor,
+    config: AugmentConfig,
+    random: torch.Generator,
+    weight_B: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Blend each face and its target with another of the batch (mixup, or CutMix at random)."""
+    """Blend each face and its target with another of the batch (mixup, or CutMix at random).
+
+    Args:
+        x_B1HW: faces.
+        targets_BK: their target distributions.
+        config: how.
+        random: the only source of randomness.
+        weight_B: rows of ``pair_weights``, by which the others are drawn when
+            ``config.minority`` is set; None: any.
+    """
     if config.mixup == 0.0:
         return x_B1HW, targets_BK
     b, _, height, width = x_B1HW.shape
     share = _beta(config.mixup, b, random)
-    order = torch.randperm(b, generator=random)
+    if weight_B is None or config.minority == 0.0:
+        order = torch.randperm(b, generator=random)
+    else:
+        order = torch.multinomial(weight_B, b, replacement=True, generator=random)
     mask = share[:, None, None, None].expand_as(x_B1HW)
     if config.cutmix > 0.0:
         cut = _rectangles(b, height, width, 1.0 - share, random)
@@ -149,7 +199,7 @@ def _uniform(n: int, low: float, high: float, random: torch.Generator) -> Tensor
     return torch.rand(n, generator=random) * (high - low) + low
 
 
-def _chance(n: int, p: float, random: torch.Generator) -> Tensor:
+def _chance(n: int, p: float | Tensor, random: torch.Generator) -> Tensor:
     return torch.rand(n, generator=random) < p
 
 
@@ -168,12 +218,14 @@ def _beta(alpha: float, n: int, random: torch.Generator) -> Tensor:
     return torch.maximum(out, 1.0 - out)
 
 
-def _warp(x: Tensor, framing_B23: Tensor, config: AugmentConfig, random: torch.Generator) -> Tensor:
+def _warp(
+    x: Tensor, framing_B23: Tensor, config: AugmentConfig, random: torch.Generator, far: Tensor
+) -> Tensor:
     b = x.shape[0]
     identity = torch.eye(2, 3).expand(b, 2, 3)
     base = torch.where(_chance(b, config.recut, random)[:, None, None], framing_B23, identity)
-    angle = torch.deg2rad(_uniform(b, -config.rotate_deg, config.rotate_deg, random))
-    scale = torch.exp(_uniform(b, -config.zoom, config.zoom, random))
+    angle = torch.deg2rad(far * _uniform(b, -config.rotate_deg, config.rotate_deg, random))
+    scale = torch.exp(far * _uniform(b, -config.zoom, config.zoom, random))
     mirror = torch.where(_chance(b, config.flip, random), -1.0, 1.0)
     shift = torch.stack([_uniform(b, -config.shift, config.shift, random) for _ in range(2)], 1)
     jitter = torch.zeros(b, 3, 3)
@@ -181,23 +233,23 @@ def _warp(x: Tensor, framing_B23: Tensor, config: AugmentConfig, random: torch.G
     jitter[:, 0, 1] = -scale * torch.sin(angle)
     jitter[:, 1, 0] = mirror * scale * torch.sin(angle)
     jitter[:, 1, 1] = scale * torch.cos(angle)
-    jitter[:, :2, 2] = 2.0 * shift  # the side is 2 units long
+    jitter[:, :2, 2] = 2.0 * far[:, None] * shift  # the side is 2 units long
     jitter[:, 2, 2] = 1.0
     grid = F.affine_grid(base @ jitter, list(x.shape), align_corners=False)
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def _tone(x: Tensor, config: AugmentConfig, random: torch.Generator) -> Tensor:
+def _tone(x: Tensor, config: AugmentConfig, random: torch.Generator, far: Tensor) -> Tensor:
     b = x.shape[0]
-    gamma = torch.exp2(_uniform(b, -config.gamma, config.gamma, random))[:, None, None, None]
-    x = x.clamp(min=1e-4) ** gamma
+    gamma = torch.exp2(far * _uniform(b, -config.gamma, config.gamma, random))
+    x = x.clamp(min=1e-4) ** gamma[:, None, None, None]
     dim = _uniform(b, _LIGHT, 0.7, random)
-    dim = torch.where(_chance(b, config.light, random), dim, torch.ones(b))
+    dim = torch.where(_chance(b, config.light * far, random), dim, torch.ones(b))
     return x * dim[:, None, None, None]
 
 
-def _soften(x: Tensor, config: AugmentConfig, random: torch.Generator) -> Tensor:
-    blur = _chance(x.shape[0], config.blur, random).nonzero()[:, 0]
+def _soften(x: Tensor, config: AugmentConfig, random: torch.Generator, far: Tensor) -> Tensor:
+    blur = _chance(x.shape[0], config.blur * far, random).nonzero()[:, 0]
     if len(blur):
         sigma = _uniform(len(blur), *_BLUR_PX, random)
         place = torch.arange(-3.0, 4.0)
@@ -206,7 +258,7 @@ def _soften(x: Tensor, config: AugmentConfig, random: torch.Generator) -> Tensor
         rows = F.pad(x[blur, 0][None], (3, 3, 3, 3), mode="replicate")
         rows = F.conv2d(rows, line[:, None, :, None], groups=len(blur))
         x[blur, 0] = F.conv2d(rows, line[:, None, None, :], groups=len(blur))[0]
-    small = _chance(x.shape[0], config.small, random).nonzero()[:, 0]
+    small = _chance(x.shape[0], config.small * far, random).nonzero()[:, 0]
     if len(small):
         # One size for the faces of a batch that get it: resizing each alone would cost more.
         side = int(torch.randint(*_SMALL_PX, (1,), generator=random))
@@ -215,16 +267,16 @@ def _soften(x: Tensor, config: AugmentConfig, random: torch.Generator) -> Tensor
     return x
 
 
-def _noise(x: Tensor, config: AugmentConfig, random: torch.Generator) -> Tensor:
-    rows = _chance(x.shape[0], config.noise, random).nonzero()[:, 0]
+def _noise(x: Tensor, config: AugmentConfig, random: torch.Generator, far: Tensor) -> Tensor:
+    rows = _chance(x.shape[0], config.noise * far, random).nonzero()[:, 0]
     if len(rows):
         level = _uniform(len(rows), 0.0, _NOISE, random)[:, None, None, None]
         x[rows] += level * torch.randn(x[rows].shape, generator=random)
     return x.clamp(0.0, 1.0)
 
 
-def _jpeg(x: Tensor, config: AugmentConfig, random: torch.Generator) -> Tensor:
-    for row in _chance(x.shape[0], config.jpeg, random).nonzero()[:, 0].tolist():
+def _jpeg(x: Tensor, config: AugmentConfig, random: torch.Generator, far: Tensor) -> Tensor:
+    for row in _chance(x.shape[0], config.jpeg * far, random).nonzero()[:, 0].tolist():
         quality = int(torch.randint(*_JPEG, (1,), generator=random))
         picture = (x[row, 0] * 255.0).round().to(torch.uint8).numpy()
         _, coded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])
@@ -233,7 +285,7 @@ def _jpeg(x: Tensor, config: AugmentConfig, random: torch.Generator) -> Tensor:
     return x
 
 
-def _erase(x: Tensor, p: float, random: torch.Generator) -> Tensor:
+def _erase(x: Tensor, p: Tensor, random: torch.Generator) -> Tensor:
     b, _, height, width = x.shape
     chosen = _chance(b, p, random)
     area = _uniform(b, *_ERASE, random)

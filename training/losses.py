@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from streamer.errors import ConfigError
 
-__all__ = ["Loss", "LossConfig", "class_weights"]
+__all__ = ["Loss", "LossConfig", "class_weights", "inconsistency"]
 
 _KINDS = ("cross_entropy", "binary", "focal", "asymmetric")
 _MARGIN = 0.05  # of the asymmetric loss, as in its source
@@ -34,6 +34,10 @@ class LossConfig:
         weight_cap: largest ratio of a class weight to the smallest.
         gamma: of the focal loss, and of the negatives of the asymmetric one.
         l1: times the sum of absolute weights.
+        consistency: weight of erasing attention consistency: a face and its mirror picture must be
+            judged by mirrored places, which wrong labels cannot teach (Zhang 2022, arXiv
+            2207.10299, which takes 5); nearly doubles the time; 0: off. Erasing itself is
+            ``augment.erase``.
     """
 
     kind: str = "cross_entropy"
@@ -43,6 +47,7 @@ class LossConfig:
     weight_cap: float = 4.0
     gamma: float = 2.0
     l1: float = 0.0
+    consistency: float = 0.0
 
 
 def class_weights(counts_K: Tensor, kind: str, cap: float) -> Tensor:
@@ -64,6 +69,18 @@ def class_weights(counts_K: Tensor, kind: str, cap: float) -> Tensor:
         raise ConfigError(f"loss.weights is {kind!r}; choose none, inverse or effective")
     weights = (weights / weights.min()).clamp(max=cap)
     return weights / weights.mean()
+
+
+def inconsistency(attention_BKHW: Tensor, mirrored_BKHW: Tensor) -> Tensor:
+    """Return the mean squared difference of attention to faces and to their mirror pictures.
+
+    Args:
+        attention_BKHW: of the faces, float32.
+        mirrored_BKHW: of the mirror pictures, not yet turned back.
+
+    Source: Zhang et al. 2022, arXiv 2207.10299, equation 4.
+    """
+    return F.mse_loss(attention_BKHW, mirrored_BKHW.flip(3))
 
 
 class Loss(nn.Module):

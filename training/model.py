@@ -9,18 +9,22 @@ Legend: B batch, C channels, H W pixels, D features, K classes.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from streamer.errors import ConfigError
+from training.fuse import Branches
 from training.rest import Rest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from training.workers import Rows
 
 __all__ = [
     "ACTIVATIONS",
@@ -29,8 +33,11 @@ __all__ = [
     "channels_last",
     "count_macs",
     "count_parameters",
+    "place_rows",
 ]
 
+_GROUPS = 8
+"""Groups of a group normalisation, fewer where the channels do not divide."""
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "leaky_relu": lambda: nn.LeakyReLU(0.1),
@@ -55,8 +62,12 @@ class ModelConfig:
         classes: K.
         kernel: side of the convolutions inside the blocks, odd.
         dilation: of the second convolution of a block.
-        block: "plain" (two 3 x 3) or "depthwise" (separable, MobileNet).
-        down: how a stage halves: "stride", "max" or "blur" (Zhang 2019, arXiv 1904.11486).
+        block: "plain" (two 3 x 3), "depthwise" (separable, Howard 2017, arXiv 1704.04861) or
+            "branches" (trains as three branches, runs as one convolution; see ``fuse``).
+        padding: what a convolution sees beyond the edge: "zeros", "replicate", "reflect".
+        norm: "batch", or "group", which does not depend on the batch (Wu 2018, arXiv 1803.08494).
+        standardise: subtract each crop's mean and divide by its deviation, inside the graph.
+        down: how a stage halves: "stride", "max", "mean" or "blur" (Zhang 2019, arXiv 1904.11486).
         skip: residual connections (He 2015, arXiv 1512.03385); off only to show what they do.
         squeeze: reduction of squeeze-and-excitation (Hu 2017, arXiv 1709.01507); 0: none.
         activation: a key of ``ACTIVATIONS``.
@@ -77,6 +88,9 @@ class ModelConfig:
     kernel: int = 3
     dilation: int = 1
     block: str = "plain"
+    padding: Literal["zeros", "replicate", "reflect"] = "zeros"
+    norm: str = "batch"
+    standardise: bool = True
     down: str = "stride"
     skip: bool = True
     squeeze: int = 8
@@ -136,29 +150,79 @@ class DropPath(nn.Module):
     def __init__(self, p: float) -> None:
         super().__init__()
         self.p = p
+        self.rows: Rows | None = None
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Return the branch, with rows zeroed at random in training only."""
         if not self.training or self.p == 0.0:
             return x_BCHW
-        keep = torch.rand(x_BCHW.shape[0], 1, 1, 1, device=x_BCHW.device) >= self.p
+        first, total = _place(self.rows, x_BCHW.shape[0])
+        keep = torch.rand(total, 1, 1, 1, device=x_BCHW.device)[first:][: x_BCHW.shape[0]] >= self.p
         return x_BCHW * keep.to(x_BCHW.dtype) / (1.0 - self.p)
+
+
+class Dropout(nn.Module):
+    """Zero single features at random in training; in several processes as in one."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+        self.rows: Rows | None = None
+
+    def forward(self, x_BD: Tensor) -> Tensor:
+        """Return the features, the kept ones grown to make up."""
+        if self.rows is None or not self.training:
+            return F.dropout(x_BD, self.p, self.training)
+        first, total = _place(self.rows, x_BD.shape[0])
+        mask = F.dropout(x_BD.new_ones(total, x_BD.shape[1]), self.p)
+        return x_BD * mask[first:][: x_BD.shape[0]]
+
+
+def place_rows(model: nn.Module, rows: Rows | None) -> None:
+    """Tell the random masks of a network which rows of a whole batch it is about to see."""
+    for module in model.modules():
+        if isinstance(module, DropPath | Dropout):
+            module.rows = rows
+
+
+def _place(rows: Rows | None, here: int) -> tuple[int, int]:
+    """Return the first row and the whole number of rows, where each picture may make several."""
+    if rows is None:
+        return 0, here
+    each = here // (rows.stop - rows.start)
+    return each * rows.start, each * rows.total
+
+
+def _norm(config: ModelConfig, channels: int) -> nn.Module:
+    if config.norm == "batch":
+        return nn.BatchNorm2d(channels)
+    return nn.GroupNorm(math.gcd(_GROUPS, channels), channels)
 
 
 def _convolution(
     config: ModelConfig, c_in: int, c_out: int, stride: int, dilation: int
 ) -> nn.Module:
-    pad = dilation * (config.kernel // 2)
-    if config.block == "depthwise":
-        return nn.Sequential(
-            nn.Conv2d(
-                c_in, c_in, config.kernel, stride, pad, dilation=dilation, groups=c_in, bias=False
-            ),
-            nn.BatchNorm2d(c_in),
-            ACTIVATIONS[config.activation](),
-            nn.Conv2d(c_in, c_out, 1, bias=False),
+    pad, mode = dilation * (config.kernel // 2), config.padding
+    if config.block == "branches":
+        return Branches(
+            c_in, c_out, config.kernel, stride=stride, dilation=dilation, padding_mode=mode
         )
-    return nn.Conv2d(c_in, c_out, config.kernel, stride, pad, dilation=dilation, bias=False)
+    separable = config.block == "depthwise"
+    across = nn.Conv2d(
+        c_in,
+        c_in if separable else c_out,
+        config.kernel,
+        stride,
+        pad,
+        dilation=dilation,
+        groups=c_in if separable else 1,
+        bias=False,
+        padding_mode=mode,
+    )
+    if not separable:
+        return across
+    point = nn.Conv2d(c_in, c_out, 1, bias=False)
+    return nn.Sequential(across, _norm(config, c_in), ACTIVATIONS[config.activation](), point)
 
 
 class Block(nn.Module):
@@ -169,15 +233,16 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         stride = 2 if halve and config.down == "stride" else 1
+        folded = config.block == "branches"  # they are normalised inside
         self.conv1 = _convolution(config, c_in, c_out, stride, 1)
-        self.norm1 = nn.BatchNorm2d(c_out)
+        self.norm1 = nn.Identity() if folded else _norm(config, c_out)
         self.act1 = ACTIVATIONS[config.activation]()
         self.down = _halver(config, c_out) if halve else nn.Identity()
         self.conv2 = _convolution(config, c_out, c_out, 1, config.dilation)
-        self.norm2 = nn.BatchNorm2d(c_out)
+        self.norm2 = nn.Identity() if folded else _norm(config, c_out)
         self.squeeze = Squeeze(c_out, config.squeeze) if config.squeeze else nn.Identity()
         self.drop = DropPath(p)
-        self.skip = _skip(c_in, c_out, halve=halve) if config.skip else None
+        self.skip = _skip(config, c_in, c_out, halve=halve) if config.skip else None
         self.act2 = ACTIVATIONS[config.activation]()
         self.rest = Rest(c_out, ceiling=config.rest) if config.rest else nn.Identity()
 
@@ -194,15 +259,17 @@ class Block(nn.Module):
 def _halver(config: ModelConfig, channels: int) -> nn.Module:
     if config.down == "stride":
         return nn.Identity()  # the convolution before it has halved
-    return nn.MaxPool2d(2) if config.down == "max" else Blur(channels)
+    if config.down == "blur":
+        return Blur(channels)
+    return nn.MaxPool2d(2) if config.down == "max" else nn.AvgPool2d(2)
 
 
-def _skip(c_in: int, c_out: int, *, halve: bool) -> nn.Module:
+def _skip(config: ModelConfig, c_in: int, c_out: int, *, halve: bool) -> nn.Module:
     if not halve and c_in == c_out:
         return nn.Identity()
     pool: nn.Module = nn.AvgPool2d(2) if halve else nn.Identity()
     # Average, then project: a strided 1 x 1 would throw three quarters away (He 2018, 1812.01187).
-    return nn.Sequential(pool, nn.Conv2d(c_in, c_out, 1, bias=False), nn.BatchNorm2d(c_out))
+    return nn.Sequential(pool, nn.Conv2d(c_in, c_out, 1, bias=False), _norm(config, c_out))
 
 
 class Flatten(nn.Module):
@@ -210,7 +277,7 @@ class Flatten(nn.Module):
 
     def __init__(self, kind: str, channels: int, side: int) -> None:
         super().__init__()
-        self.kind = kind
+        self.kind, self._side = kind, side
         self.width = {"mean_max": 2 * channels, "plain": channels * side * side}.get(kind, channels)
         self.conv = (
             nn.Conv2d(channels, channels, side, groups=channels) if kind == "depthwise" else None
@@ -225,6 +292,17 @@ class Flatten(nn.Module):
         mean, top = x_BCHW.mean(dim=(2, 3)), x_BCHW.amax(dim=(2, 3))
         return {"mean": mean, "max": top}.get(self.kind, torch.cat([mean, top], dim=1))
 
+    def spread(self, weight_KF: Tensor) -> Tensor:
+        """Return the weight of every place of the map, (K, C, h, w), from that of the vector."""
+        side = self._side
+        if self.kind == "plain":
+            return weight_KF.reshape(len(weight_KF), -1, side, side)
+        if self.conv is not None:
+            return weight_KF[:, :, None, None] * self.conv.weight.detach()[:, 0]
+        if self.kind == "mean_max":
+            weight_KF = weight_KF.chunk(2, dim=1)[0] + weight_KF.chunk(2, dim=1)[1]
+        return weight_KF[:, :, None, None].expand(-1, -1, side, side)
+
 
 class FaceNet(nn.Module):
     """The network of a bundle's ``features.onnx``, before its temperature."""
@@ -238,10 +316,10 @@ class FaceNet(nn.Module):
         super().__init__()
         _check(config)
         self.config = config
-        self.standardise = Standardise()
+        self.standardise = Standardise() if config.standardise else nn.Identity()
         self.stem = nn.Sequential(
-            nn.Conv2d(1, config.stem, 3, padding=1, bias=False),
-            nn.BatchNorm2d(config.stem),
+            nn.Conv2d(1, config.stem, 3, padding=1, bias=False, padding_mode=config.padding),
+            _norm(config, config.stem),
             ACTIVATIONS[config.activation](),
         )
         blocks: list[nn.Module] = []
@@ -252,15 +330,12 @@ class FaceNet(nn.Module):
                 blocks.append(Block(config, c_in, width, halve=i == 0, p=p))
                 c_in = width
         self.blocks = nn.Sequential(*blocks)
-        side = config.size_px // 2 ** len(config.widths)
+        d, side = config.features, config.size_px // 2 ** len(config.widths)
         self.flatten = Flatten(config.flatten, c_in, side)
-        self.neck = nn.Sequential(
-            nn.Linear(self.flatten.width, config.features, bias=False),
-            nn.BatchNorm1d(config.features),
-            nn.SiLU(),
-        )
-        self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(config.features, config.classes)
+        norm = nn.BatchNorm1d(d) if config.norm == "batch" else nn.LayerNorm(d)
+        self.neck = nn.Sequential(nn.Linear(self.flatten.width, d, bias=False), norm, nn.SiLU())
+        self.dropout = Dropout(config.dropout)
+        self.classifier = nn.Linear(d, config.classes)
 
     def maps(self, faces_B1HW: Tensor) -> Tensor:
         """Return the last maps, (B, C, h, w), before they become a vector."""
@@ -277,8 +352,28 @@ class FaceNet(nn.Module):
             features_BD: float32; what the temporal head reads.
             logits_BK: float32, not yet divided by the temperature.
         """
-        features = self.neck(self.flatten(self.maps(faces_B1HW)))
+        return self.read(self.maps(faces_B1HW))
+
+    def read(self, maps_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features and logits of maps, as ``forward`` does of faces."""
+        features = self.neck(self.flatten(maps_BCHW))
         return features, self.classifier(self.dropout(features))
+
+    def attention(self, maps_BCHW: Tensor) -> Tensor:
+        """Return which places speak for which class, (B, K, h, w): class activation maps.
+
+        The neck and the classifier are taken as one linear map, without the bend between them;
+        their weights get no gradient from here, so that only the maps can answer for it.
+
+        Source: Zhou et al. 2015, "Learning Deep Features for Discriminative Localization",
+        arXiv 1512.04150.
+        """
+        norm, scale = self.neck[1], self.neck.get_parameter("1.weight").detach()
+        if isinstance(norm, nn.BatchNorm1d):
+            scale = scale / (norm.get_buffer("running_var") + norm.eps).sqrt()
+        linear = self.neck.get_parameter("0.weight").detach()
+        weight_KF = (self.classifier.weight.detach() * scale) @ linear
+        return torch.einsum("kchw,bchw->bkhw", self.flatten.spread(weight_KF), maps_BCHW)
 
 
 def channels_last(model: FaceNet) -> FaceNet:
@@ -292,13 +387,19 @@ def channels_last(model: FaceNet) -> FaceNet:
 def _check(config: ModelConfig) -> None:
     for name, allowed in (
         ("activation", tuple(ACTIVATIONS)),
-        ("block", ("plain", "depthwise")),
-        ("down", ("stride", "max", "blur")),
+        ("block", ("plain", "depthwise", "branches")),
+        ("padding", ("zeros", "replicate", "reflect")),
+        ("norm", ("batch", "group")),
+        ("down", ("stride", "max", "mean", "blur")),
         ("flatten", ("mean", "max", "mean_max", "plain", "depthwise")),
     ):
         if getattr(config, name) not in allowed:
             got = getattr(config, name)
             raise ConfigError(f"model.{name} is {got!r}; choose one of {', '.join(allowed)}")
+    if config.block == "branches" and config.norm != "batch":
+        raise ConfigError(
+            'model.block "branches" folds batch normalisation away; set model.norm="batch" with it'
+        )
     if config.size_px % 2 ** len(config.widths) or len(config.widths) != len(config.depths):
         raise ConfigError(
             f"model: {config.size_px} px cannot be halved {len(config.widths)} times with "

@@ -8,17 +8,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from schedulefree import AdamWScheduleFree
 from torch import Tensor, nn, optim
 
 from streamer.errors import ConfigError
+from training.muon import Muon
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["SCHEDULES", "Average", "OptimConfig", "build_optimizer", "climb", "factor"]
+__all__ = [
+    "SCHEDULES",
+    "Average",
+    "OptimConfig",
+    "at_average",
+    "build_optimizer",
+    "climb",
+    "factor",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,16 +36,22 @@ class OptimConfig:
     """How weights move.
 
     Attributes:
-        name: "sgd" (with momentum), "nesterov", "rmsprop", "adam" or "adamw".
+        name: "sgd" (with momentum), "nesterov", "rmsprop", "adam", "adamw", "muon" (see ``muon``)
+            or "schedule_free": AdamW that averages its own weights instead of lowering the rate
+            (Defazio 2024, arXiv 2405.15682); with it, schedule = "constant" and average = 0.
         lr: learning rate at its highest.
         momentum: of the methods that have one; Adam's first beta.
-        decay: weight decay, decoupled in adamw; never on norms and biases.
+        decay: weight decay, never on norms and biases; decoupled in adamw, muon and schedule_free,
+            an L2 term of the loss in the others.
         schedule: a key of ``SCHEDULES``.
         warmup: share of training over which the rate rises from nothing.
         clip: largest accepted gradient norm; 0: not clipped.
         average: decay of the moving average of the weights; 0: none is kept.
         sharpness: radius rho of sharpness-aware minimisation, which takes each step's gradient at
             the worst point nearby (Foret 2020, arXiv 2010.01412); doubles the time; 0: off.
+        recycle: share of its layer's mean activity under which a channel counts as dead and is
+            renewed (see ``recycle``); 0: never.
+        recycle_every: steps between two looks for dead channels.
     """
 
     name: str = "adamw"
@@ -47,6 +63,8 @@ class OptimConfig:
     clip: float = 2.0
     average: float = 0.999
     sharpness: float = 0.0
+    recycle: float = 0.0
+    recycle_every: int = 50
 
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -71,17 +89,19 @@ def factor(config: OptimConfig, done: float) -> float:
     return rise * schedule(min(max(done, 0.0), 1.0))
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> optim.Optimizer:
+def build_optimizer(  # noqa: PLR0911 - one line a method
+    model: nn.Module, config: OptimConfig
+) -> optim.Optimizer:
     """Return the optimiser, with weight decay on matrices and kernels alone.
 
     Raises:
         ConfigError: when the name is not a known one.
     """
-    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    rest = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    groups: list[dict[str, object]] = [
+    learned = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    matrices = [p for _, p in learned if p.ndim > 1]
+    groups: list[dict[str, Any]] = [
         {"params": matrices, "weight_decay": config.decay},
-        {"params": rest, "weight_decay": 0.0},
+        {"params": [p for _, p in learned if p.ndim <= 1], "weight_decay": 0.0},
     ]
     lr, m = config.lr, config.momentum
     match config.name:
@@ -95,10 +115,37 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> optim.Optimizer:
             return optim.Adam(groups, lr=lr, betas=(m, 0.999))
         case "adamw":
             return optim.AdamW(groups, lr=lr, betas=(m, 0.999))
+        case "schedule_free":
+            free: optim.Optimizer = AdamWScheduleFree(groups, lr=lr, betas=(m, 0.999))
+            return free
+        case "muon":
+            # The first and the last layer and kernels of one channel are no maps between spaces
+            # of like size; the source leaves them to AdamW.
+            ends = ("stem.", "classifier.")
+            ended = {id(p) for name, p in learned if name.startswith(ends)}
+            inner = [p for p in matrices if p.shape[1] > 1 and id(p) not in ended]
+            kept = {id(p) for p in inner}
+            groups[0]["params"] = [p for p in matrices if id(p) not in kept]
+            groups[0]["orthogonal"] = groups[1]["orthogonal"] = False
+            hidden: dict[str, Any] = {"params": inner, "weight_decay": config.decay}
+            return Muon([*groups, hidden], lr=lr, momentum=m)
         case _:
             raise ConfigError(
-                f"optim.name is {config.name!r}; choose sgd, nesterov, rmsprop, adam or adamw"
+                f"optim.name is {config.name!r}; choose sgd, nesterov, rmsprop, adam, adamw, muon "
+                "or schedule_free"
             )
+
+
+def at_average(optimizer: optim.Optimizer, *, average: bool) -> None:
+    """Put the weights of a schedule-free method at their average, to be used, or back, to learn.
+
+    Does nothing to other methods.
+    """
+    if isinstance(optimizer, AdamWScheduleFree):
+        if average:
+            optimizer.eval()
+        else:
+            optimizer.train()
 
 
 @torch.no_grad()
@@ -138,6 +185,11 @@ class Average:
                 kept.lerp_(value, 1.0 - decay)
             else:
                 kept.copy_(value)
+
+    def settle(self, model: nn.Module) -> None:
+        """Take the model as it is where no average is kept."""
+        if self._decay == 0.0:
+            self.state = {k: v.detach().clone() for k, v in model.state_dict().items()}
 
     def state_dict(self) -> dict[str, object]:
         """Return what a checkpoint needs."""

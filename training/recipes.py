@@ -30,7 +30,12 @@ class TrainConfig:
         seed: of weights, order and augmentation.
         epochs: passes over the (re-sampled) training split.
         batch: faces a step.
-        patience: stop after this many epochs without a better validation score; 0: never.
+        patience: stop after this many validations without a better score; 0: never.
+        validate: epochs between two validations; the last epoch is always validated.
+        head_epochs: of all epochs, the last ones that train the classifier alone, all classes drawn
+            alike (cRT, Kang 2019, arXiv 1910.09217), with a schedule of their own.
+        chunks: parts that a batch is augmented and mixed in; under ``torchrun`` the processes share
+            them out, so that any number of processes that divides it gives the same curve.
         bfloat16: compute in bfloat16 where that is safe; weights stay float32. On a CPU with
             AVX512-BF16 an epoch takes 0.6 of the time (measured).
         device: "cpu" or "cuda".
@@ -41,6 +46,9 @@ class TrainConfig:
     epochs: int = 30
     batch: int = 128
     patience: int = 0
+    validate: int = 1
+    head_epochs: int = 0
+    chunks: int = 1
     bfloat16: bool = False
     device: str = "cpu"
     labels: LabelConfig = field(default_factory=LabelConfig)

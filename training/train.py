@@ -7,31 +7,35 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from streamer.errors import ConfigError
 from training import checkpoint as checkpoints
-from training.augment import augment, framings, mix
-from training.data.balance import draw_rates, epoch_order
+from training.batches import Batches
 from training.data.cache import recut
 from training.data.faces import CLASSES
-from training.data.labels import majority, prior, targets
+from training.data.labels import majority
 from training.evaluate import confusion, from_confusion
 from training.losses import Loss
-from training.model import FaceNet, channels_last
-from training.optim import Average, build_optimizer, climb, factor
+from training.model import FaceNet, channels_last, place_rows
+from training.objective import Objective
+from training.optim import Average, at_average, build_optimizer, climb, factor
 from training.recipes import TrainConfig, config_from, to_plain
+from training.recycle import Recycling
+from training.workers import Workers, mean_over_workers, share_statistics
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from streamer.types import F32, U8
+    from training.batches import Batch
     from training.checkpoint import Checkpoint
     from training.data.faces import FaceSet
 
@@ -42,7 +46,7 @@ PRIOR_SHARES = tuple(round(0.05 * i, 2) for i in range(21))
 """How much of the corpus' prior is given back to balanced logits; validation chooses."""
 
 
-def fit(  # noqa: PLR0915 - one run, readable from top to bottom
+def fit(  # noqa: C901, PLR0912, PLR0915 - one run, readable from top to bottom
     config: TrainConfig,
     faces: FaceSet,
     out: Path,
@@ -50,6 +54,7 @@ def fit(  # noqa: PLR0915 - one run, readable from top to bottom
     sources: dict[str, str] | None = None,
     resume: bool = False,
     report: Callable[[dict[str, Any]], None] = lambda _: None,
+    tick: Callable[[float], None] = lambda _: None,
 ) -> Checkpoint:
     """Train on the set's train split, choose by its valid split.
 
@@ -62,34 +67,30 @@ def fit(  # noqa: PLR0915 - one run, readable from top to bottom
             that was not interrupted, since every epoch seeds its own randomness. With another
             number of epochs the schedule goes on from the share that is then done.
         report: told each epoch's figures.
+        tick: told the share of the run that is done, before every step.
 
     Returns:
-        The last state.
+        The last state. Of several processes (see ``workers``) the first one alone writes.
 
     Raises:
         ConfigError: when a split is empty or ``last.pt`` is of another configuration.
     """
     # --- data: uint8 in memory, targets, how often each row is shown
-    train, valid = faces.part("train"), Validation.of(faces.part("valid"))
-    targets_NK, usable_N = targets(train, config.labels)
-    train, targets_NK = train.rows(usable_N), targets_NK[usable_N]
-    if len(train) == 0:
-        raise ConfigError("the face set has no usable picture in its split 'train'")
-    rates_N = draw_rates(targets_NK, config.balance)
-    prior_K = torch.from_numpy(prior(targets_NK))
-    counts_K = torch.from_numpy(prior(targets_NK, rates_N)) * float(rates_N.sum())
-    pixels_NHW, framing_N23 = torch.from_numpy(train.images_NHW), framings(train)
-    wanted_NK = torch.from_numpy(targets_NK)
+    workers, device = Workers.now(), torch.device(config.device)
+    batches, valid = Batches(config, faces, workers), Validation.of(faces.part("valid"))
+    prior_K = batches.prior_K
 
     # --- model, loss, optimiser, average; then the state of an interrupted run
     torch.manual_seed(config.seed)
-    device = torch.device(config.device)
     model = channels_last(FaceNet(config.model).to(device))
-    loss_of = Loss(config.loss, counts_K).to(device)
+    if workers.count > 1:
+        share_statistics(model, config.device)
     optimizer = build_optimizer(model, config.optim)
     average = Average(model, config.optim.average)
+    recycling = Recycling(model, threshold=config.optim.recycle, every=config.optim.recycle_every)
     state: Checkpoint | None = None
     first, best, stale = 0, -1.0, 0
+    scores: dict[str, float]
     out.mkdir(parents=True, exist_ok=True)
     if resume and (out / LAST).exists():
         state = checkpoints.load(out / LAST)
@@ -99,31 +100,46 @@ def fit(  # noqa: PLR0915 - one run, readable from top to bottom
         average.load_state_dict(state.average)
         first, best = state.epoch, state.best
 
+    # --- the whole network first, then perhaps its classifier alone, each with its own schedule
+    body = config.epochs - config.head_epochs
+    learner: nn.Module | None = None
     for epoch in range(first, config.epochs):
-        began, total, seen = time.monotonic(), 0.0, 0
-        seed = config.seed * 100_003 + epoch
-        torch.manual_seed(seed)
-        random = torch.Generator().manual_seed(seed)
-        rows_N = torch.from_numpy(epoch_order(rates_N, epoch, config.seed))
-        steps = max(1, len(rows_N) // config.batch)
-        model.train()
-        for step, rows in enumerate(rows_N.tensor_split(steps)):
-            x = augment(pixels_NHW[rows], framing_N23[rows], config.augment, random)
-            x, wanted = mix(x, wanted_NK[rows], config.augment, random)
-            x = x.to(device, memory_format=torch.channels_last)
-            loss = _gradients(model, x, wanted.to(device), loss_of, config)
-            done = (epoch + step / steps) / config.epochs
+        head = epoch >= body
+        begun, length = (body, config.head_epochs) if head else (0, body)
+        if learner is None or epoch == body:
+            loss = Loss(config.loss, batches.counts(head=head)).to(device)
+            _learns(model, head=head)
+            learner = workers.together(Objective(model, loss, bfloat16=config.bfloat16))
+        began, total, seen, renewed = time.monotonic(), 0.0, 0, 0
+        torch.manual_seed(config.seed * 100_003 + epoch)
+        at_average(optimizer, average=False)
+        _train_mode(model, head=head)
+        for step, batch in enumerate(batches.epoch(epoch, head=head)):
+            tick((epoch + batch.done) / config.epochs)
+            if workers.count > 1:
+                place_rows(model, batch.rows)
+            done = (epoch - begun + batch.done) / length
             for group in optimizer.param_groups:
                 group["lr"] = config.optim.lr * factor(config.optim, done)
+            look = recycling.due(step) and not head
+            with recycling.watching() if look else nullcontext():
+                value = _gradients(learner, batch, workers, config)
             optimizer.step()
+            renewed += recycling.renew(optimizer) if look else 0
             average.update(model)
-            total, seen = total + loss * len(rows), seen + len(rows)
+            total, seen = total + value * batch.rows.total, seen + batch.rows.total
+        at_average(optimizer, average=True)
+        average.settle(model)
 
         # --- validate the averaged weights; keep the last state and the best
-        judged = averaged_model(config, average.state).to(device)
-        scores = valid.score(judged, prior_K.numpy())
-        stale = 0 if scores["score"] > best else stale + 1
-        improved, best = scores["score"] > best, max(best, scores["score"])
+        scores, improved = {}, False
+        if (epoch + 1) % config.validate == 0 or epoch + 1 == config.epochs:
+            if workers.first:
+                judged = averaged_model(config, average.state).to(device)
+                scores = valid.score(judged, prior_K.numpy())
+            score = workers.told(scores.get("score", 0.0))
+            improved = score > best
+            stale, best = 0 if improved else stale + 1, max(best, score)
         state = checkpoints.Checkpoint(
             config=to_plain(config),
             epoch=epoch + 1,
@@ -134,14 +150,16 @@ def fit(  # noqa: PLR0915 - one run, readable from top to bottom
             best=best,
             data=sources or {},
         )
-        checkpoints.save(out / LAST, state)
-        if improved:
-            checkpoints.save(out / BEST, state)
         line = {"epoch": epoch + 1, "loss": total / seen, "seconds": time.monotonic() - began}
         line |= {"lr": optimizer.param_groups[0]["lr"], **scores}
-        with (out / LOG).open("a") as log:
-            log.write(json.dumps(line) + "\n")
-        report(line)
+        line |= {"renewed": renewed} if config.optim.recycle else {}
+        if workers.first:
+            checkpoints.save(out / LAST, state)
+            if improved:
+                checkpoints.save(out / BEST, state)
+            with (out / LOG).open("a") as log:
+                log.write(json.dumps(line) + "\n")
+            report(line)
         if config.patience and stale >= config.patience:
             break
     if state is None:
@@ -149,31 +167,40 @@ def fit(  # noqa: PLR0915 - one run, readable from top to bottom
     return state
 
 
-def _gradients(
-    model: FaceNet, x_B1HW: Tensor, wanted_BK: Tensor, loss_of: Loss, config: TrainConfig
-) -> float:
+def _learns(model: FaceNet, *, head: bool) -> None:
+    """Let the whole network learn, or its classifier alone."""
+    model.requires_grad_(not head)
+    model.classifier.requires_grad_()
+
+
+def _train_mode(model: FaceNet, *, head: bool) -> None:
+    """Put into training mode what learns; frozen layers keep their statistics."""
+    model.train(not head)
+    model.dropout.train()
+
+
+def _gradients(learner: nn.Module, batch: Batch, workers: Workers, config: TrainConfig) -> float:
     """Put the gradients that a step takes into the model, clipped, and return the loss."""
-    loss = _backward(model, x_B1HW, wanted_BK, loss_of, config)
+    loss = _backward(learner, batch, workers, config)
     if config.optim.sharpness > 0.0:
-        moves = climb(model, config.optim.sharpness)
-        _backward(model, x_B1HW, wanted_BK, loss_of, config)
+        moves = climb(learner, config.optim.sharpness)
+        _backward(learner, batch, workers, config)
         for weight, move in moves:
             weight.data.sub_(move)
     if config.optim.clip > 0.0:
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip)
+        torch.nn.utils.clip_grad_norm_(learner.parameters(), config.optim.clip)
     return loss
 
 
-def _backward(
-    model: FaceNet, x_B1HW: Tensor, wanted_BK: Tensor, loss_of: Loss, config: TrainConfig
-) -> float:
+def _backward(learner: nn.Module, batch: Batch, workers: Workers, config: TrainConfig) -> float:
     """Put the gradients of one batch's loss into the model, and return the loss."""
-    with torch.autocast(x_B1HW.device.type, torch.bfloat16, enabled=config.bfloat16):
-        _, logits = model(x_B1HW)
-    loss = loss_of(logits.float(), wanted_BK) + loss_of.penalty(model)
-    model.zero_grad(set_to_none=True)
-    torch.autograd.backward(loss)
-    return float(loss.detach())
+    x = batch.x_B1HW.to(config.device, memory_format=torch.channels_last)
+    learner.zero_grad(set_to_none=True)
+    loss = learner(x, batch.wanted_BK.to(config.device))
+    # Gradients are averaged over the processes; weighed by their rows, that is the whole mean.
+    share = (batch.rows.stop - batch.rows.start) / batch.rows.total
+    torch.autograd.backward(loss * (share * workers.count) if workers.count > 1 else loss)
+    return float(mean_over_workers(loss.detach(), share))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

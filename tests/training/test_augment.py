@@ -10,7 +10,15 @@ import pytest
 import torch
 
 from streamer import preprocess
-from training.augment import NO_AUGMENT, AugmentConfig, augment, framings, mix
+from training.augment import (
+    NO_AUGMENT,
+    AugmentConfig,
+    augment,
+    framings,
+    mix,
+    pair_weights,
+    reach,
+)
 from training.data.faces import FaceSet
 
 if TYPE_CHECKING:
@@ -98,3 +106,45 @@ def test_cutmix_share_is_the_pasted_area() -> None:
     for row in range(6):
         stayed = float((mixed[row] == row).float().mean())
         assert float(wanted[row, row]) == pytest.approx(stayed, abs=1e-5)
+
+
+def test_rare_classes_are_changed_further_and_paired_more_often() -> None:
+    """Of 64 faces of one class and 4 of another, the few reach half as far again and pair as often.
+
+    By power 1 the four draw half of all seconds; by power 0 every picture is as likely.
+    """
+    targets = np.repeat(np.eye(2, dtype=np.float32), [64, 4], axis=0)
+    far = reach(targets, replace(NO_AUGMENT, rare=0.5))
+    assert far[:64].tolist() == [1.0] * 64
+    assert far[64:].tolist() == pytest.approx([1.5] * 4)
+    weight = pair_weights(targets, replace(NO_AUGMENT, minority=1.0))
+    assert float(weight[64:].sum()) == pytest.approx(float(weight[:64].sum()))
+    even = pair_weights(targets, NO_AUGMENT)
+    assert even.tolist() == pytest.approx([float(even[0])] * 68)
+
+
+def test_minority_cutmix_pastes_rare_faces() -> None:
+    """With all weight on the last face, every mixed target holds a share of its class."""
+    config = replace(NO_AUGMENT, mixup=1.0, cutmix=1.0, minority=1.0)
+    x, targets = torch.rand(8, 1, 48, 48), torch.eye(8)
+    weight = torch.zeros(8)
+    weight[7] = 1.0
+    random = torch.Generator().manual_seed(0)
+    mixed, wanted = mix(x, targets, config, random, weight)
+    assert bool((wanted[:7, 7] > 0).all())
+    torch.testing.assert_close(wanted.sum(dim=1), torch.ones(8))
+    # What is not the face's own pixel is the last one's.
+    assert bool(((mixed == x) | (mixed == x[7:])).all())
+
+
+def test_further_reach_changes_more() -> None:
+    """The same random numbers at twice the reach move a picture further."""
+    x = torch.randint(0, 255, (64, 48, 48), dtype=torch.uint8)
+    framing = torch.eye(2, 3).expand(64, 2, 3)
+    config = replace(NO_AUGMENT, gamma=0.4)
+    near, far = (
+        augment(x, framing, config, torch.Generator().manual_seed(1), scale)
+        for scale in (None, torch.full((64,), 2.0))
+    )
+    plain = x[:, None].float() / 255.0
+    assert float((far - plain).abs().mean()) > 1.5 * float((near - plain).abs().mean())

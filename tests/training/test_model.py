@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from streamer.errors import ConfigError
+from training.fuse import Branches, fused
 from training.model import (
     ACTIVATIONS,
     Blur,
@@ -55,7 +56,12 @@ def test_every_activation_learns(activation: str) -> None:
         {"flatten": "depthwise"},
         {"down": "max"},
         {"down": "blur"},
+        {"down": "mean"},
         {"block": "depthwise"},
+        {"block": "branches"},
+        {"padding": "replicate"},
+        {"norm": "group"},
+        {"standardise": False},
         {"dilation": 2},
         {"kernel": 5},
         {"skip": False},
@@ -140,6 +146,7 @@ def test_only_a_share_of_the_channels_rests_at_a_time() -> None:
     ("change", "message"),
     [
         ({"activation": "magic"}, r"model\.activation is 'magic'"),
+        ({"block": "branches", "norm": "group"}, r'set model\.norm="batch"'),
         ({"size_px": 50}, "cannot be halved 3 times"),
         ({"depths": (1, 1)}, "as many depths as widths"),
     ],
@@ -148,3 +155,46 @@ def test_wrong_options_are_refused(change: dict[str, object], message: str) -> N
     """The error names the option and the choices."""
     with pytest.raises(ConfigError, match=message):
         FaceNet(replace(SMALL, **change))  # type: ignore[arg-type]
+
+
+def test_branches_run_as_one_convolution() -> None:
+    """After some training the fused network says the same within rounding, with fewer layers."""
+    torch.manual_seed(0)
+    config = replace(
+        SMALL, block="branches", padding="reflect", widths=(8, 8, 16), depths=(2, 1, 1)
+    )
+    net = FaceNet(config).train()
+    sgd = torch.optim.SGD(net.parameters(), lr=0.1)
+    faces = torch.rand(16, 1, 48, 48)
+    for _ in range(3):
+        loss = nn.functional.cross_entropy(net(faces)[1], torch.arange(16) % 8)
+        torch.autograd.backward(loss)
+        sgd.step()
+    one = fused(net)
+    assert not any(isinstance(m, Branches) for m in one.modules())
+    assert any(isinstance(m, Branches) for m in net.modules())
+    assert count_macs(one) < count_macs(net)
+    with torch.no_grad():
+        torch.testing.assert_close(one(faces)[1], net.eval()(faces)[1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["mean", "max", "mean_max", "plain", "depthwise"])
+def test_attention_of_a_linear_head_adds_up_to_its_logits(kind: str) -> None:
+    """With one place on the map, attention is what the neck and the classifier make of it."""
+    torch.manual_seed(0)
+    net = FaceNet(replace(SMALL, flatten=kind, size_px=8)).eval()
+    maps = torch.rand(2, 16, 1, 1)
+    with torch.no_grad():
+        if net.flatten.conv is not None and net.flatten.conv.bias is not None:
+            net.flatten.conv.bias.zero_()
+        linear = net.neck[1](net.neck[0](net.flatten(maps)))
+        wanted = net.classifier(linear) - net.classifier.bias
+        torch.testing.assert_close(net.attention(maps)[:, :, 0, 0], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_group_norm_does_not_depend_on_the_batch() -> None:
+    """A face gets the same logits alone as among others, while training too."""
+    torch.manual_seed(0)
+    net = FaceNet(replace(SMALL, norm="group", dropout=0.0, drop_path=0.0)).train()
+    faces = torch.rand(4, 1, 48, 48)
+    torch.testing.assert_close(net(faces)[1][:1], net(faces[:1])[1], rtol=1e-4, atol=1e-5)

@@ -13,10 +13,21 @@ import torch
 
 from streamer.errors import ConfigError
 from training import checkpoint as checkpoints
-from training.losses import Loss, LossConfig, class_weights
-from training.model import FaceNet
-from training.optim import SCHEDULES, Average, OptimConfig, build_optimizer, climb, factor
-from training.recipes import RECIPES, TrainConfig, config_from, recipe, to_plain
+from training.losses import Loss, LossConfig, class_weights, inconsistency
+from training.model import Block, FaceNet
+from training.muon import orthogonal
+from training.objective import Objective
+from training.optim import (
+    SCHEDULES,
+    Average,
+    OptimConfig,
+    at_average,
+    build_optimizer,
+    climb,
+    factor,
+)
+from training.recipes import RECIPES, TrainConfig, changed, config_from, recipe, to_plain
+from training.recycle import Recycling
 from training.train import BEST, LAST, LOG, averaged_model, fit, predict
 
 if TYPE_CHECKING:
@@ -30,11 +41,20 @@ def losses(out: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (out / LOG).read_text().splitlines()]
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [],
+        ["optim.name=schedule_free", "optim.schedule=constant", "optim.average=0"],
+        ["optim.name=muon", "optim.recycle=0.9", "optim.recycle_every=2", "model.rest=0.6"],
+        ["head_epochs=1", "loss.consistency=5", "augment.minority=1", "augment.cutmix=0.5"],
+    ],
+)
 def test_resumed_run_is_bit_for_bit_the_uninterrupted_one(
-    tmp_path: Path, faces: FaceSet, tiny: TrainConfig
+    tmp_path: Path, faces: FaceSet, tiny: TrainConfig, changes: list[str]
 ) -> None:
     """Stopping after epoch 1 of 3 and resuming gives the very same weights and averages."""
-    config = replace(tiny, epochs=3)
+    config = changed(replace(tiny, epochs=3), changes)
     whole = fit(config, faces, tmp_path / "whole")
 
     class Interrupted(Exception):  # noqa: N818 - not an error
@@ -116,13 +136,16 @@ def test_every_recipe_survives_its_checkpoint(name: str) -> None:
     assert config_from(json.loads(json.dumps(to_plain(config)))) == config
 
 
-@pytest.mark.parametrize("name", ["sgd", "nesterov", "rmsprop", "adam", "adamw"])
+@pytest.mark.parametrize(
+    "name", ["sgd", "nesterov", "rmsprop", "adam", "adamw", "muon", "schedule_free"]
+)
 def test_every_optimiser_lowers_a_loss(name: str) -> None:
     """Ten steps on one batch lower its loss."""
     torch.manual_seed(0)
     net = FaceNet(recipe("smoke").model).train()
     config = OptimConfig(name=name, lr=1e-3 if name != "sgd" else 1e-2)
     optimizer = build_optimizer(net, config)
+    at_average(optimizer, average=False)
     x, y = torch.rand(16, 1, 48, 48), torch.arange(16) % 8
     seen = []
     for _ in range(10):
@@ -238,6 +261,99 @@ def test_sharpness_aware_run_trains(tmp_path: Path, faces: FaceSet, tiny: TrainC
     plain, other = losses(tmp_path / "plain")[0], losses(tmp_path / "aware")[0]
     assert math.isfinite(other)
     assert plain != other
+
+
+def test_muon_moves_a_kernel_by_an_orthogonal_step() -> None:
+    """All singular values of a step lie within the band that the source gives, 0.7 to 1.2."""
+    torch.manual_seed(0)
+    for shape in ((8, 40), (40, 8), (16, 16)):
+        values = torch.linalg.svdvals(orthogonal(torch.randn(shape)))
+        assert 0.6 < float(values.min()) <= float(values.max()) < 1.25
+
+
+def test_muon_leaves_ends_and_single_channels_to_adam() -> None:
+    """Orthogonal are kernels between maps; the ends, norms and kernels of one channel are not."""
+    net = FaceNet(replace(recipe("smoke").model, block="depthwise"))
+    groups = build_optimizer(net, OptimConfig(name="muon")).param_groups
+    names = {id(p): name for name, p in net.named_parameters()}
+    inner = {names[id(p)] for g in groups if g["orthogonal"] for p in g["params"]}
+    assert "blocks.0.conv1.3.weight" in inner
+    assert not inner & {"stem.0.weight", "classifier.weight", "blocks.0.conv1.0.weight"}
+    assert sum(len(g["params"]) for g in groups) == len(names)
+
+
+@pytest.mark.parametrize("block", ["plain", "depthwise"])
+def test_recycling_renews_dead_channels_and_changes_no_answer(block: str) -> None:
+    """A channel that never fires gets fresh weights before it and zeros behind it."""
+    torch.manual_seed(0)
+    net = FaceNet(replace(recipe("smoke").model, block=block, dropout=0.0, drop_path=0.0)).train()
+    inside = net.get_submodule("blocks.1")
+    assert isinstance(inside, Block)
+    with torch.no_grad():
+        inside.norm1.get_parameter("weight")[3] = 0.0
+        inside.norm1.get_parameter("bias")[3] = -1.0
+    optimizer = build_optimizer(net, OptimConfig())
+    recycling = Recycling(net, threshold=0.01, every=1)
+    faces = torch.rand(8, 1, 48, 48)
+    assert recycling.due(0)
+    with recycling.watching():
+        before = net(faces)[1]
+    torch.autograd.backward(before.sum())
+    optimizer.step()
+    with torch.no_grad():
+        before = net.eval()(faces)[1]
+        assert recycling.renew(optimizer) == 1
+        torch.testing.assert_close(net(faces)[1], before)
+    assert inside.norm1.get_parameter("weight")[3].item() == 1.0
+    last = inside.conv2[-1] if isinstance(inside.conv2, torch.nn.Sequential) else inside.conv2
+    weight = last.get_parameter("weight")
+    assert not weight[:, 3].any()
+    assert not optimizer.state[weight]["exp_avg"][:, 3].any()
+    assert optimizer.state[weight]["exp_avg"][:, 2].any()
+
+
+def test_consistent_attention_costs_nothing() -> None:
+    """Mirrored attention to the mirror picture is free; a difference of two costs four."""
+    left = torch.zeros(1, 2, 3, 4)
+    left[..., 0] = 2.0
+    assert float(inconsistency(left, left.flip(3))) == 0.0
+    # One column of four differs by two on each side: mean of (4, 0, 0, 4).
+    assert float(inconsistency(left, left)) == pytest.approx(2.0)
+
+
+def test_objective_counts_attention_and_votes(tiny: TrainConfig) -> None:
+    """A picture that is its own mirror costs the votes alone; another one more, as its weight."""
+    torch.manual_seed(0)
+    net = FaceNet(replace(tiny.model, dropout=0.0, drop_path=0.0)).eval()
+    faces, wanted = torch.rand(4, 1, 48, 48), torch.eye(8)[:4]
+    costs = {}
+    for weight in (0.0, 1.0, 5.0):
+        loss = Loss(LossConfig(consistency=weight), torch.ones(8))
+        costs[weight] = float(Objective(net, loss, bfloat16=False)(faces, wanted).detach())
+    assert costs[5.0] - costs[0.0] == pytest.approx(5 * (costs[1.0] - costs[0.0]), rel=1e-3)
+    assert costs[1.0] > costs[0.0]
+
+
+def test_head_epochs_leave_the_features_alone(
+    tmp_path: Path, faces: FaceSet, tiny: TrainConfig
+) -> None:
+    """The last epoch moves the classifier and nothing else, statistics of norms included."""
+    config = replace(tiny, epochs=2, head_epochs=1, optim=replace(tiny.optim, average=0.0))
+    states = []
+
+    def keep(_: object) -> None:
+        states.append(checkpoints.load(tmp_path / LAST).model)
+
+    fit(config, faces, tmp_path, report=keep)
+    moved = {n for n, v in states[0].items() if not torch.equal(v, states[1][n])}
+    assert moved == {"classifier.weight", "classifier.bias"}
+
+
+def test_validation_can_be_rarer(tmp_path: Path, faces: FaceSet, tiny: TrainConfig) -> None:
+    """Every second epoch and the last one are judged."""
+    fit(replace(tiny, epochs=3, validate=2), faces, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / LOG).read_text().splitlines()]
+    assert ["score" in line for line in lines] == [False, True, True]
 
 
 def test_smoothing_spreads_the_target() -> None:
