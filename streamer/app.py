@@ -184,7 +184,7 @@ class Service:
         started = self._ready["cameras"]
         if started:
             log.info("daemon_stopping", reason=reason)
-        overrun = list(self._cameras.stop(0.75 * left_s()))
+        overrun = list(self._cameras.stop(left_s()))
         if started:
             self._publisher.emit(Event(data=DaemonStopping(reason=reason)))
         for name, stop in (("publish", self._publisher.stop), ("web", self._web.stop)):

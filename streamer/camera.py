@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
 
 from streamer.errors import SourceReason
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from streamer.types import Frame
     from streamer.web.state import CameraState
 
-__all__ = ["CameraRecord"]
+__all__ = ["CameraRecord", "Past"]
 
 
 log = structlog.get_logger(__name__)
@@ -44,6 +45,20 @@ class _Status:
     since: datetime
     reason: str | None = None
     info: SourceInfo | None = None
+
+
+class Past(msgspec.Struct, frozen=True, kw_only=True):
+    """What was published of a camera by a process that has ended, so that no number comes twice.
+
+    Attributes:
+        track: the last number of a track.
+        seq: the last number of a frame.
+        seen: whether it has been online.
+    """
+
+    track: int = 0
+    seq: int = 0
+    seen: bool = False
 
 
 class CameraRecord:

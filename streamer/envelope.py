@@ -140,12 +140,7 @@ class Numbering:
 
     def number(self, event: Event) -> Numbered:
         """Give an event the next number of its topic."""
-        camera = event.camera
-        key = (event.data.TYPE, camera)
-        topic = self._topics.get(key)
-        if topic is None:
-            source = DAEMON_SOURCE if camera is None else f"/cameras/{camera}"
-            topic = self._topics[key] = _Topic(name=topic_of(event.type, camera), source=source)
+        topic = self._topic(event.data.TYPE, event.camera)
         topic.sequence += 1
         self._number += 1
         return Numbered(
@@ -157,9 +152,23 @@ class Numbering:
             number=self._number,
         )
 
+    def skip(self, type_name: str, camera: str | None, count: int) -> None:
+        """Leave numbers out for events that were lost on the way here, so that the hole shows."""
+        topic = self._topic(type_name, camera)
+        topic.sequence += count
+        self._number += count
+
     def sequences(self) -> dict[str, int]:
         """Return the last number given in each topic."""
         return {topic.name: topic.sequence for topic in self._topics.values()}
+
+    def _topic(self, type_name: str, camera: str | None) -> _Topic:
+        topic = self._topics.get((type_name, camera))
+        if topic is None:
+            source = DAEMON_SOURCE if camera is None else f"/cameras/{camera}"
+            topic = _Topic(name=topic_of(type_name, camera), source=source)
+            self._topics[type_name, camera] = topic
+        return topic
 
 
 def topic_of(type_name: str, camera: str | None) -> str:

@@ -60,6 +60,11 @@ class Outbox:
                 self._wake()
             return None
 
+    def skip(self, type_name: str, camera: str | None, count: int) -> None:
+        """Leave numbers out for events that were lost before they came here."""
+        with self._lock:
+            self._numbering.skip(type_name, camera, count)
+
     def take(self) -> deque[Numbered]:
         """Take everything that waits; ``done`` says that it is sent."""
         with self._lock:

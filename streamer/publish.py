@@ -169,6 +169,10 @@ class Publisher:
         if dropped is not None:
             self._observer.dropped(dropped)
 
+    def skip(self, type_name: str, camera: str | None, count: int) -> None:
+        """Leave numbers out for events that were lost before they came here; thread-safe."""
+        self._outbox.skip(type_name, camera, count)
+
     def drain(self, timeout_s: float) -> bool:
         """Wait until all that was emitted is handed to the socket; False if time ran out first."""
         return self._outbox.wait_empty(timeout_s)

@@ -6,11 +6,10 @@ import random
 import time
 from typing import TYPE_CHECKING, Protocol
 
-import msgspec
 import structlog
 
 from streamer import __version__
-from streamer.camera import CameraRecord
+from streamer.camera import CameraRecord, Past
 from streamer.capture import open_source
 from streamer.compute import ComputeLoop
 from streamer.feed import CameraFeed
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from streamer.types import Frame
     from streamer.web.state import CameraView
 
-__all__ = ["Onlooker", "Past", "Station"]
+__all__ = ["Onlooker", "Station"]
 
 log = structlog.get_logger(__name__)
 _RELOAD_S = 2.0  # for captures to end; the watchdog and SIGTERM wait as long
@@ -49,20 +48,6 @@ class Onlooker(Protocol):
     def forget(self, camera: str) -> None:
         """Drop what was last seen of a camera that went away."""
         ...
-
-
-class Past(msgspec.Struct, frozen=True, kw_only=True):
-    """What was published of a camera by a process that has ended, so that no number comes twice.
-
-    Attributes:
-        track: the last number of a track.
-        seq: the last number of a frame.
-        seen: whether it has been online.
-    """
-
-    track: int = 0
-    seq: int = 0
-    seen: bool = False
 
 
 class Station:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from streamer.systemd import Notifier
 
-__all__ = ["STOP_SIGNALS", "Daemon", "block_signals", "leave", "supervise"]
+__all__ = ["STOP_SIGNALS", "Daemon", "block_signals", "catch_failures", "leave", "supervise"]
 
 STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 _RELOAD = signal.SIGHUP
@@ -96,7 +96,7 @@ def supervise(
     Raises:
         StreamerError: when the start fails.
     """
-    failures = _catch_failures()
+    failures = catch_failures()
     started, reason = _start(daemon, failures, notifier)
     if not started:
         log.warning("stopped_during_start", reason=reason or "failure")
@@ -239,7 +239,7 @@ def _stop(daemon: Daemon, reason: str) -> tuple[str, ...]:
     return tuple(overrun) if done.is_set() else ("stop",)
 
 
-def _catch_failures() -> queue.SimpleQueue[str]:
+def catch_failures() -> queue.SimpleQueue[str]:
     """Collect the names of threads that an exception has ended, after logging it."""
     failures: queue.SimpleQueue[str] = queue.SimpleQueue()
 
