@@ -1,12 +1,13 @@
 """The model bundle: a directory with a manifest, two networks and the samples that prove them.
 
 ``features.onnx`` maps ``faces`` (N, 1, H, W) to ``features`` (N, D) and ``logits`` (N, K): the
-reading of a single picture. ``temporal.onnx`` is one step with explicit state: ``features`` (N, D),
-``h`` and ``c`` (L, N, U) to ``logits`` (N, K), ``h_out`` and ``c_out``; a track starts with zeros.
+reading of a single picture. ``temporal.onnx`` is one step with explicit state: ``features`` (N, D)
+and the states that the manifest names, each (L, N, U), such as ``h`` and ``c``, to ``logits``
+(N, K) and the new states, ``h_out`` and ``c_out``; a track starts with zeros.
 The temperature of the manifest is already in both graphs. ``features.fp16.onnx`` and
 ``temporal.fp16.onnx``, where a bundle has them, are the same networks in half precision, for a GPU.
 
-Legend: N faces, H W pixels, D features, L layers, U units, T steps, K classes.
+Legend: N faces, H W pixels, D features, L rows of a state, U units, T steps, K classes.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ HALF_TOLERANCE = 1e-2
 """The same for networks in half precision, which the exporter proves on a validation split."""
 
 _Positive = Annotated[int, Meta(gt=0, le=65_536)]
+_StateName = Annotated[str, Meta(pattern="^[a-z][a-z0-9]{0,30}$")]
 _Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 
@@ -87,12 +89,34 @@ class Input(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Temporal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The temporal head: its kind, the size of its state and the step it was trained at."""
+    """The temporal head: its kind, its size, its states and the step it was trained at.
 
-    kind: str = "lstm"
+    Attributes:
+        kind: what it is, for people; the daemon runs every kind alike.
+        layers: of the network.
+        units: of a layer.
+        states: each state's name with its (L, U); empty, as in bundles of before there were other
+            heads: ``h`` and ``c`` of an LSTM, both (layers, units).
+        step_s: seconds between two observations.
+    """
+
+    kind: Annotated[str, Meta(min_length=1, max_length=40)] = "lstm"
     layers: _Positive
     units: _Positive
+    states: Annotated[dict[_StateName, tuple[_Positive, _Positive]], Meta(max_length=64)] = {}
     step_s: Annotated[float, Meta(gt=0, le=10)]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """Each state's name with its (L, U)."""
+        return self.states or dict.fromkeys(("h", "c"), (self.layers, self.units))
+
+    def zeros(self, rows: int) -> dict[str, F32]:
+        """Return the states of tracks never seen, by name, each (L, rows, U)."""
+        return {
+            name: np.zeros((high, rows, units), np.float32)
+            for name, (high, units) in self.shapes.items()
+        }
 
 
 class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -263,7 +287,7 @@ def verify_parity(bundle: Bundle, features: Engine, temporal: Engine) -> float:
 
 
 def _worst_difference(bundle: Bundle, features: Engine, temporal: Engine) -> float:
-    parity, manifest = bundle.parity, bundle.manifest
+    parity = bundle.parity
     got = features.run({"faces": parity.faces_N1HW})
     one = features.run({"faces": parity.faces_N1HW[:1]})
     worst = max(
@@ -271,10 +295,10 @@ def _worst_difference(bundle: Bundle, features: Engine, temporal: Engine) -> flo
         _difference(one["logits"], parity.logits_NK[:1]),
     )
     rows = parity.sequence_TND.shape[1]
-    h = c = np.zeros((manifest.temporal.layers, rows, manifest.temporal.units), np.float32)
+    states = bundle.manifest.temporal.zeros(rows)
     for step_ND, expected_NK in zip(parity.sequence_TND, parity.sequence_logits_TNK, strict=True):
-        out = temporal.run({"features": step_ND, "h": h, "c": c})
-        h, c = out["h_out"], out["c_out"]
+        out = temporal.run({"features": step_ND, **states})
+        states = {name: out[f"{name}_out"] for name in states}
         worst = max(worst, _difference(out["logits"], expected_NK))
     return worst
 

@@ -126,9 +126,23 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Bundle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``[bundle]``: directory of the model bundle; empty: the one in the package."""
+    """``[bundle]``.
+
+    Attributes:
+        path: directory of the model bundle; empty: the one in the package.
+        head: ``auto`` reads over time with the bundle's own temporal head, ``ema`` with a moving
+            average of single frames.
+        newest: weight of the newest frame in that average; 1 takes each frame alone.
+    """
 
     path: str = ""
+    head: Literal["auto", "ema"] = "auto"
+    newest: Annotated[float, Meta(gt=0, le=1)] = 0.3
+
+    @property
+    def average(self) -> float | None:
+        """``newest`` where the moving average is asked for, else None."""
+        return self.newest if self.head == "ema" else None
 
 
 class Emotions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -56,7 +56,7 @@ def build(
     """
     cache = EngineCache(folder_of(engine.cache))
     loaded = bundles.load(bundles.path_of(bundle.path))
-    networks = [network_of(loaded, engine.precision), *_detector(console, detector)]
+    networks = [network_of(loaded, engine.precision, bundle.average), *_detector(console, detector)]
     for where, compile_one in _compilers(cache, architectures).items():
         for network in networks:
             done = compile_one(network)

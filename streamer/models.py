@@ -97,6 +97,7 @@ def load_models(config: Config, *, progress: Callable[[], None] = lambda: None) 
         config.engine,
         detector_px=config.detector.input_px,
         threads=threads,
+        newest=config.bundle.average,
         progress=progress,
     )
     trained_fps = 1 / bundle.manifest.temporal.step_s

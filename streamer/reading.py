@@ -12,7 +12,7 @@ import numpy as np
 import structlog
 
 from streamer import bundle as bundles
-from streamer.engine import graphs
+from streamer.engine import average, graphs
 from streamer.engine.accelerator import Accelerator
 from streamer.engine.cache import EngineCache, folder_of
 from streamer.engine.device import UnavailableError
@@ -22,7 +22,7 @@ from streamer.errors import BundleError, ConfigError, EngineError, StreamerError
 from streamer.temporal import HostStates, TemporalHead
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from streamer.bundle import Bundle
     from streamer.config import Engine as EngineOptions
@@ -81,18 +81,27 @@ class CpuReading:
     Args:
         bundle: whose networks.
         threads: of one call of the CNN.
+        newest: read with a moving average instead of the bundle's temporal head; the weight of
+            the newest frame.
 
     Raises:
         BundleError: when onnxruntime cannot read a network, or one does not compute what the
             bundle promises.
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int) -> None:
-        self._shape = bundle.manifest.temporal
+    def __init__(self, bundle: Bundle, *, threads: int, newest: float | None = None) -> None:
+        self._shapes = bundle.manifest.temporal.shapes
         self.features: Engine = OnnxEngine(bundle.features_path, threads=threads)
         # A step is too small to be split over threads.
         self._temporal = OnnxEngine(bundle.temporal_path, threads=1)
         self.difference = bundles.verify_parity(bundle, self.features, self._temporal)
+        if newest is not None:
+            classes = len(bundle.manifest.classes)
+            step = average.average(classes, newest).SerializeToString()
+            self._temporal.close()
+            self._temporal = OnnxEngine(step, threads=1, label="average")
+            self._shapes = average.shapes(classes)
+            self.features = _FrameLogits(self.features)
 
     @property
     def name(self) -> str:
@@ -101,12 +110,30 @@ class CpuReading:
 
     def states(self) -> Stepper:
         """Return a fresh table of states."""
-        return HostStates(self._temporal, layers=self._shape.layers, units=self._shape.units)
+        return HostStates(self._temporal, self._shapes)
 
     def close(self) -> None:
         """Free the networks."""
         self.features.close()
         self._temporal.close()
+
+
+class _FrameLogits:
+    """A CNN whose frame logits are what is read over time, in the place of its features."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @property
+    def name(self) -> str:
+        return self._engine.name
+
+    def run(self, inputs: Mapping[str, F32]) -> dict[str, F32]:
+        out = self._engine.run(inputs)
+        return {**out, "features": out["logits"]}
+
+    def close(self) -> None:
+        self._engine.close()
 
 
 class GpuReading:
@@ -177,6 +204,7 @@ def choose(
     *,
     detector_px: int,
     threads: int,
+    newest: float | None = None,
     progress: Callable[[], None] = lambda: None,
     accelerate: Accelerate = Accelerator,
 ) -> Choice:
@@ -189,6 +217,7 @@ def choose(
         options: of ``[engine]``.
         detector_px: longer side of the detector's input.
         threads: of one call on the CPU.
+        newest: of a moving average instead of the bundle's temporal head, see ``CpuReading``.
         progress: called while an engine is built, from any thread.
         accelerate: opens TensorRT on the GPU here.
 
@@ -197,11 +226,12 @@ def choose(
         ConfigError: when TensorRT is insisted on and cannot be had, or its cache not be written.
         EngineError: when TensorRT is insisted on and fails.
     """
-    cpu = CpuReading(bundle, threads=threads)
+    cpu = CpuReading(bundle, threads=threads, newest=newest)
     log.info(
         "bundle_verified",
         bundle=bundle.identity,
         engine=cpu.name,
+        head=bundle.manifest.temporal.kind if newest is None else f"moving average {newest:g}",
         largest_difference=float(f"{cpu.difference:.1e}"),
     )
     if options.backend == "onnxruntime":
@@ -209,7 +239,7 @@ def choose(
     insist = options.backend == "tensorrt"
     try:
         accelerator = accelerate(EngineCache(folder_of(options.cache)), progress=progress)
-        reading = _on_gpu(accelerator, bundle, options.precision, cpu)
+        reading = _on_gpu(accelerator, bundle, network_of(bundle, options.precision, newest), cpu)
     except StreamerError as error:
         if not insist:
             log.info("engine_fell_back", engine=cpu.name, why=str(error))
@@ -234,21 +264,30 @@ def choose(
     return Choice(reading=reading, compiled=compiled, keep=accelerator.keep)
 
 
-def network_of(bundle: Bundle, precision: str) -> graphs.Network:
+def network_of(bundle: Bundle, precision: str, newest: float | None = None) -> graphs.Network:
     """Return what a GPU reads faces with.
+
+    Args:
+        bundle: whose networks.
+        precision: ``fp32`` or ``fp16``.
+        newest: of a moving average instead of the bundle's temporal head, see ``CpuReading``.
 
     Raises:
         ConfigError: when the bundle does not have that precision.
         BundleError: when a file is damaged.
     """
-    if precision == "fp32":
-        return graphs.reader(bundle.features_path, bundle.temporal_path)
-    if bundle.half_paths is None:
+    files = (bundle.features_path, bundle.temporal_path)
+    if precision != "fp32":
+        files = bundle.half_paths or files
+    if precision != "fp32" and bundle.half_paths is None:
         raise ConfigError(
             f"engine.precision is {precision!r}, but bundle {bundle.path} has no "
             f"{bundles.FEATURES_HALF}; choose 'fp32' or export the bundle again"
         )
-    return graphs.reader(*bundle.half_paths)
+    if newest is None:
+        return graphs.reader(*files)
+    step = average.average(len(bundle.manifest.classes), newest)
+    return graphs.reader(files[0], step, rows="logits")
 
 
 def largest_difference(one: Reading, other: Reading, faces_N1HW: F32) -> float:
@@ -283,17 +322,17 @@ def _read(
 
 
 def _on_gpu(
-    accelerator: Accelerator, bundle: Bundle, precision: str, cpu: CpuReading
+    accelerator: Accelerator, bundle: Bundle, network: graphs.Network, cpu: CpuReading
 ) -> GpuReading:
     """Open the reader on the GPU and prove it against the CPU's."""
-    engine = accelerator.open(network_of(bundle, precision))
+    engine = accelerator.open(network)
     try:
         reading = GpuReading(engine, size_px=bundle.manifest.input.size_px)
         worst = largest_difference(reading, cpu, bundle.parity.faces_N1HW)
     except EngineError:
         engine.close()
         raise
-    accepted = bundles.PARITY_TOLERANCE if precision == "fp32" else bundles.HALF_TOLERANCE
+    accepted = bundles.PARITY_TOLERANCE if network.precision == "fp32" else bundles.HALF_TOLERANCE
     if not worst <= accepted:  # also true for NaN
         reading.close()
         raise BundleError(

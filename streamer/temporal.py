@@ -1,9 +1,9 @@
-"""The temporal head: features of many tracks in, emotion probabilities out, one LSTM state a track.
+"""The temporal head: features of many tracks in, emotion probabilities out, one state a track.
 
 Which track owns which slot, and when a state is too old, is decided here; the states themselves lie
 behind a ``Stepper``: in this process's memory, or on a GPU.
 
-Legend: N faces of this step, D features, L layers, U units, K classes, C slots of the table.
+Legend: N faces of this step, D features, L rows of a state, U units, K classes, C slots.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from streamer.bundle import softmax
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -68,8 +68,6 @@ class TemporalHead:
         Raises:
             ValueError: if row counts differ or a track is named twice.
             EngineError: when the runtime fails.
-
-        Source: Hochreiter & Schmidhuber 1997, "Long Short-Term Memory".
         """
         if not len(rows) == len(keys) == len(media_s):
             raise ValueError(f"{len(rows)} rows, {len(keys)} tracks, {len(media_s)} times")
@@ -112,29 +110,29 @@ class HostStates:
 
     Args:
         engine: one step of the network, see ``streamer.bundle``.
-        layers: LSTM layers of the network.
-        units: units a layer.
+        shapes: each state's name with its (L, U).
     """
 
-    def __init__(self, engine: Engine, *, layers: int, units: int) -> None:
+    def __init__(self, engine: Engine, shapes: Mapping[str, tuple[int, int]]) -> None:
         self._engine = engine
-        self._h_LCU = np.zeros((layers, 0, units), np.float32)
-        self._c_LCU = np.zeros_like(self._h_LCU)
+        self._tables_LCU = {
+            name: np.zeros((high, 0, units), np.float32) for name, (high, units) in shapes.items()
+        }
 
     def step(self, rows: F32, slots_N: I64, fresh_N: NDArray[np.bool_]) -> F32:
         """Advance some slots by one observation each; see ``streamer.stages.Stepper``."""
-        h_LNU, c_LNU = self._h_LCU[:, slots_N], self._c_LCU[:, slots_N]
-        h_LNU[:, fresh_N] = 0.0
-        c_LNU[:, fresh_N] = 0.0
-        out = self._engine.run({"features": rows, "h": h_LNU, "c": c_LNU})
-        self._h_LCU[:, slots_N] = out["h_out"]
-        self._c_LCU[:, slots_N] = out["c_out"]
+        states_LNU = {name: table[:, slots_N] for name, table in self._tables_LCU.items()}
+        for state_LNU in states_LNU.values():
+            state_LNU[:, fresh_N] = 0.0
+        out = self._engine.run({"features": rows, **states_LNU})
+        for name, table in self._tables_LCU.items():
+            table[:, slots_N] = out[f"{name}_out"]
         return out["logits"]
 
     def reserve(self, slots: int) -> None:
         """Have room for so many slots and keep their states."""
-        layers, have, units = self._h_LCU.shape
-        if slots > have:
-            more = np.zeros((layers, slots - have, units), np.float32)
-            self._h_LCU = np.concatenate([self._h_LCU, more], axis=1)
-            self._c_LCU = np.concatenate([self._c_LCU, more], axis=1)
+        for name, table in self._tables_LCU.items():
+            high, have, units = table.shape
+            if slots > have:
+                more = np.zeros((high, slots - have, units), np.float32)
+                self._tables_LCU[name] = np.concatenate([table, more], axis=1)

@@ -1,6 +1,6 @@
 """Write a bundle: two ONNX graphs, the manifest, the samples that prove them and the model card.
 
-Legend: N faces, H W pixels, D features, L layers, U units, T steps, K classes.
+Legend: N faces, H W pixels, D features, T steps, K classes.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ class _Step(nn.Module):
         super().__init__()
         self.head = head
 
-    def forward(self, features: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, ...]:
-        return self.head.step(features, h, c)
+    def forward(self, features: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        return self.head.step(features, *states)
 
 
 def calibrated(net: FaceNet, prior_K: F32, share: float, temperature: float) -> FaceNet:
@@ -151,19 +151,19 @@ def export(what: Exported, out: Path) -> float:
     part.mkdir(parents=True)
     net, head = what.net.eval(), what.head.eval()
     size, d = net.config.size_px, net.config.features
-    shape = (head.config.layers, 2, head.state_units)
     _graph(
         net,
         {"faces": torch.zeros(2, 1, size, size)},
         ["features", "logits"],
         part / bundles.FEATURES,
     )
-    state = {"h": torch.zeros(shape), "c": torch.zeros(shape)}
+    states = dict(zip(head.shapes, head.zeros(2), strict=True))
     _graph(
         _Step(head),
-        {"features": torch.zeros(2, d), **state},
-        ["logits", "h_out", "c_out"],
+        {"features": torch.zeros(2, d), **states},
+        ["logits", *(f"{name}_out" for name in states)],
         part / bundles.TEMPORAL,
+        states=len(states),
     )
     np.savez_compressed(part / bundles.PARITY, allow_pickle=False, **_parity(net, head))
     (part / bundles.MODEL_CARD).write_text(what.card)
@@ -176,10 +176,14 @@ def export(what: Exported, out: Path) -> float:
     return worst
 
 
-def _graph(model: nn.Module, inputs: dict[str, Tensor], outputs: list[str], path: Path) -> None:
-    """Export with a free number of rows; the row axis is the second one of h and c."""
+def _graph(
+    model: nn.Module, inputs: dict[str, Tensor], outputs: list[str], path: Path, *, states: int = 0
+) -> None:
+    """Export with a free number of rows; it is the second axis of the last inputs, the states."""
     rows = torch.export.Dim("N", min=1, max=4096)
-    axes = {name: {1 if name in ("h", "c") else 0: rows} for name in inputs}
+    axes: list[object] = [{0: rows} for _ in range(len(inputs) - states)]
+    if states:
+        axes.append(tuple({1: rows} for _ in range(states)))
     with warnings.catch_warnings():
         # The exporter's own use of what torch deprecates, and its renaming of equal axes.
         warnings.simplefilter("ignore", FutureWarning)
@@ -191,7 +195,7 @@ def _graph(model: nn.Module, inputs: dict[str, Tensor], outputs: list[str], path
             opset_version=OPSET,
             input_names=list(inputs),
             output_names=outputs,
-            dynamic_shapes=tuple(axes.values()),
+            dynamic_shapes=tuple(axes),
             verbose=False,
         )
     if program is None:
@@ -234,7 +238,7 @@ def _parity(net: FaceNet, head: TemporalHead) -> dict[str, F32]:
 
 
 def _manifest(what: Exported) -> bundles.Manifest:
-    net, head, units = what.net.config, what.head.config, what.head.state_units
+    net, head = what.net.config, what.head.config
     return bundles.Manifest(
         format=bundles.FORMAT,
         name=what.name,
@@ -247,7 +251,13 @@ def _manifest(what: Exported) -> bundles.Manifest:
         ),
         classes=list(CLASSES),
         features=net.features,
-        temporal=bundles.Temporal(layers=head.layers, units=units, step_s=head.step_s),
+        temporal=bundles.Temporal(
+            kind=head.kind,
+            layers=head.layers,
+            units=head.units,
+            states=what.head.shapes,
+            step_s=head.step_s,
+        ),
         temperature=what.temperature,
         training=what.training,
         metrics=what.metrics,

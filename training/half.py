@@ -182,12 +182,13 @@ def _read(bundle: Bundle, features: ModelProto, temporal: ModelProto, faces_N1HW
         for i in range(0, len(faces_N1HW), _BATCH)
     ]
     features_ND, logits_NK = (np.concatenate(part) for part in zip(*parts, strict=True))
-    shape = bundle.manifest.temporal
-    h = c = np.zeros((shape.layers, _TRACKS, shape.units), np.float32)
+    states = bundle.manifest.temporal.zeros(_TRACKS)
+    names = ["logits", *(f"{name}_out" for name in states)]
     stepped = []
     for i in range(0, len(features_ND) - _TRACKS + 1, _TRACKS):
         rows = features_ND[i : i + _TRACKS]
-        logits, h, c = step.run(["logits", "h_out", "c_out"], {"features": rows, "h": h, "c": c})
+        logits, *new = step.run(names, {"features": rows, **states})
+        states = dict(zip(states, new, strict=True))
         stepped.append(logits)
     return softmax(np.concatenate([logits_NK, *stepped]))
 

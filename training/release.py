@@ -312,12 +312,12 @@ def _latency_ms(path: Path) -> tuple[float, float]:
     cnn, step = OnnxFile(loaded.features_path), OnnxFile(loaded.temporal_path)
     size, head = loaded.manifest.input.size_px, loaded.manifest.temporal
     face = preprocess.normalise(np.zeros((1, size, size), np.uint8), 0.0, 255.0)
-    state = np.zeros((head.layers, 1, head.units), np.float32)
+    states = head.zeros(1)
     times = []
     for _ in range(_LATENCY_RUNS):
         began = time.perf_counter()
         features = cnn.run({"faces": face})["features"]
-        step.run({"features": features, "h": state, "c": state})
+        step.run({"features": features, **states})
         times.append(1e3 * (time.perf_counter() - began))
     p50, p95 = np.percentile(times[20:], [50, 95])
     return float(p50), float(p95)

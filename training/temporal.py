@@ -1,20 +1,33 @@
-"""The temporal head: a causal recurrent net over the face network's features.
+"""The temporal head: a causal network over the face network's features, or a moving average alone.
 
-It adds a correction to a short moving average of the frame's own logits (a residual skip), so that
-an untrained head already is a steady frame classifier. Every step carries its state explicitly: the
-LSTM's, and behind it in the hidden array the sums of the moving average.
+A network adds a correction to a short moving average of the frame's own logits (a residual skip),
+so that an untrained head already is a steady frame classifier. The kind "ema" is the baseline that
+a network has to beat: the moving average of the frame's probabilities, with nothing to learn.
+Every step carries its state explicitly, see ``training.memory``.
 
-Legend: B rows, T steps, N faces, D features, L layers, U units, K classes.
+Legend: B rows, T steps, N faces, D features, L rows of a state, U units, K classes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["TemporalConfig", "TemporalHead"]
+from streamer.errors import ConfigError
+from training.memory import Attention, Convolutions, Gru, Lstm
+
+if TYPE_CHECKING:
+    from training.memory import Memory, Shapes
+
+__all__ = ["KINDS", "TemporalConfig", "TemporalHead"]
+
+KINDS = ("lstm", "gru", "tcn", "attention", "ema")
+"""What a head can be."""
+_LEAST = 1e-6  # of a probability whose logarithm is taken
+_MEAN = "mean"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,26 +35,28 @@ class TemporalConfig:
     """Shape and time of the head.
 
     Attributes:
-        layers: L.
-        units: of the LSTM.
+        kind: "lstm", "gru", "tcn" (causal convolutions), "attention" or "ema".
+        layers: of the network; a tcn of three layers sees 15 steps, one of four 31.
+        units: of a layer; a multiple of 4 for attention.
+        window: steps that attention sees, the newest among them.
         step_s: seconds between two observations; the daemon analyses at this pace.
         dropout: on the features, in training.
-        newest: weight of the newest frame in the moving average of the frame logits that the
-            correction is added to; 1 takes each frame alone.
+        newest: weight of the newest frame in the moving average: of the frame logits that a
+            network's correction is added to, or of the frame probabilities for "ema"; 1 takes
+            each frame alone.
     """
 
+    kind: str = "lstm"
     layers: int = 1
     units: int = 96
+    window: int = 16
     step_s: float = 0.1
     dropout: float = 0.4
     newest: float = 0.65
 
 
 class TemporalHead(nn.Module):
-    """LSTM with a residual skip from the moving average of the frame's logits.
-
-    Source: Hochreiter & Schmidhuber 1997, "Long Short-Term Memory".
-    """
+    """A memory with a residual skip from the moving average of the frame's logits."""
 
     def __init__(self, config: TemporalConfig, classifier: nn.Linear) -> None:
         """Build over a frame classifier, which is copied and stays as it is.
@@ -49,22 +64,36 @@ class TemporalHead(nn.Module):
         Args:
             config: shape and time.
             classifier: from D features to K calibrated logits.
+
+        Raises:
+            ConfigError: when there is no such kind.
         """
         super().__init__()
         self.config = config
-        self.classifier = nn.Linear(classifier.in_features, classifier.out_features)
+        features, classes = classifier.in_features, classifier.out_features
+        self.classifier = nn.Linear(features, classes)
         self.classifier.load_state_dict(classifier.state_dict())
         self.classifier.requires_grad_(requires_grad=False)
         self.dropout = nn.Dropout(config.dropout)
-        self.lstm = nn.LSTM(classifier.in_features, config.units, config.layers, batch_first=True)
-        self.correction = nn.Linear(config.units, classifier.out_features)
-        nn.init.zeros_(self.correction.weight)
-        nn.init.zeros_(self.correction.bias)
+        self.memory: Memory | None = _memory(config, features)
+        self.correction: nn.Linear | None = None
+        if self.memory is not None:
+            self.correction = nn.Linear(config.units, classes)
+            nn.init.zeros_(self.correction.weight)
+            nn.init.zeros_(self.correction.bias)
 
     @property
-    def state_units(self) -> int:
-        """U: the LSTM's own units, then the moving average's K sums and its weight."""
-        return self.config.units + self.classifier.out_features + 1
+    def shapes(self) -> Shapes:
+        """Each state's name with its (L, U): the memory's, then the moving average's.
+
+        The average's last unit is its weight: what share of it real frames make up.
+        """
+        own: Shapes = {} if self.memory is None else self.memory.shapes
+        return {**own, _MEAN: (1, self.classifier.out_features + 1)}
+
+    def zeros(self, rows: int) -> list[Tensor]:
+        """Return the states of faces never seen, in the order of ``shapes``."""
+        return [torch.zeros(high, rows, units) for high, units in self.shapes.values()]
 
     def forward(self, features_BTD: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """Read whole sequences from a zero state.
@@ -76,58 +105,70 @@ class TemporalHead(nn.Module):
         Returns:
             logits_BTK: float32; what follows a row's length means nothing.
         """
-        steps = features_BTD.shape[1]
+        frames = self.classifier(features_BTD)
+        if self.memory is None or self.correction is None:
+            mean: Tensor = self._averaged(frames.softmax(dim=-1)).clamp(min=_LEAST).log()
+            return mean
         x = self.dropout(features_BTD)
-        if lengths_B is None:
-            hidden, _ = self.lstm(x)
-        else:
-            packed = nn.utils.rnn.pack_padded_sequence(
-                x, lengths_B.cpu(), batch_first=True, enforce_sorted=False
-            )
-            out, _ = self.lstm(packed)
-            hidden, _ = nn.utils.rnn.pad_packed_sequence(out, batch_first=True, total_length=steps)
-        logits: Tensor = self._averaged(self.classifier(features_BTD)) + self.correction(hidden)
+        hidden = self.memory.sequence(x, lengths_B)
+        logits: Tensor = self._averaged(frames) + self.correction(hidden)
         return logits
 
-    def _averaged(self, logits_BTK: Tensor) -> Tensor:
-        """Return the causal moving average, free of the bias towards its start."""
-        total = weight = torch.zeros_like(logits_BTK[:, 0])
-        out = []
-        for logits in logits_BTK.unbind(dim=1):
-            total = torch.lerp(total, logits, self.config.newest)
-            weight = torch.lerp(weight, torch.ones_like(weight), self.config.newest)
-            out.append(total / weight)
-        return torch.stack(out, dim=1)
-
-    def step(self, features_ND: Tensor, h_LNU: Tensor, c_LNU: Tensor) -> tuple[Tensor, ...]:
+    def step(self, features_ND: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         """Advance by one observation; written in plain operations, so that any runtime can run it.
 
         Args:
             features_ND: float32.
-            h_LNU: hidden state, float32; zeros for a new face.
-            c_LNU: cell state, likewise.
+            states: (L, N, U) float32 each, in the order of ``shapes``; zeros for a new face.
 
         Returns:
-            logits_NK, h_LNU, c_LNU: the new state.
+            logits_NK, then the new states; the arguments are not modified.
         """
-        units, last = self.config.units, self.config.layers - 1
-        x = features_ND
-        hidden: list[Tensor] = []
-        cells: list[Tensor] = []
-        for layer in range(self.config.layers):
-            w_in, w_h, b_in, b_h = self.lstm.all_weights[layer]
-            gates = x @ w_in.T + h_LNU[layer][:, :units] @ w_h.T + (b_in + b_h)
-            let_in, forget, value, let_out = gates.chunk(4, dim=1)
-            kept = torch.sigmoid(forget) * c_LNU[layer][:, :units]
-            cell = kept + torch.sigmoid(let_in) * torch.tanh(value)
-            x = torch.sigmoid(let_out) * torch.tanh(cell)
-            hidden.append(x)
-            cells.append(cell)
         frame = self.classifier(features_ND)
-        newest = torch.cat([frame, torch.ones_like(frame[:, :1])], dim=1)
+        if self.memory is None or self.correction is None:
+            mean, memory = self._mean_step(frame.softmax(dim=-1), states[-1])
+            return mean.clamp(min=_LEAST).log(), memory
+        hidden, kept = self.memory.step(features_ND, states[:-1])
+        mean, memory = self._mean_step(frame, states[-1])
+        return mean + self.correction(hidden), *kept, memory
+
+    def _mean_step(self, newest_NK: Tensor, mean_1NU: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the moving average and its state.
+
+        An average of probabilities begins with the first frame in full, as ``smoothing.ema`` does;
+        one of logits weighs its first frames by their age alone, which lets the second frame of a
+        face count for more.
+        """
+        past, filled = mean_1NU[0][:, :-1], mean_1NU[0][:, -1:]
+        keep = 1.0 - self.config.newest
+        if self.memory is None:
+            mean = newest_NK + keep * filled * (past - newest_NK)
+            return mean, torch.cat([mean, torch.ones_like(filled)], dim=1)[None]
         # A convex sum, written out: not every runtime knows lerp.
-        memory = (1.0 - self.config.newest) * h_LNU[last][:, units:] + self.config.newest * newest
-        logits = memory[:, :-1] / memory[:, -1:] + self.correction(x)
-        h = torch.stack([torch.cat([v, memory], dim=1) for v in hidden])
-        c = torch.stack([torch.cat([v, torch.zeros_like(memory)], dim=1) for v in cells])
-        return logits, h, c
+        total = keep * past + self.config.newest * newest_NK
+        weight = keep * filled + self.config.newest
+        return total / weight, torch.cat([total, weight], dim=1)[None]
+
+    def _averaged(self, values_BTK: Tensor) -> Tensor:
+        state = torch.zeros(1, len(values_BTK), values_BTK.shape[2] + 1, dtype=values_BTK.dtype)
+        state, out = state.to(values_BTK.device), []
+        for newest in values_BTK.unbind(dim=1):
+            mean, state = self._mean_step(newest, state)
+            out.append(mean)
+        return torch.stack(out, dim=1)
+
+
+def _memory(config: TemporalConfig, features: int) -> Memory | None:
+    match config.kind:
+        case "lstm":
+            return Lstm(features, config.units, config.layers)
+        case "gru":
+            return Gru(features, config.units, config.layers)
+        case "tcn":
+            return Convolutions(features, config.units, config.layers)
+        case "attention":
+            return Attention(features, config.units, config.layers, config.window)
+        case "ema":
+            return None
+        case _:
+            raise ConfigError(f"head.kind {config.kind!r} is none of {', '.join(KINDS)}")

@@ -164,12 +164,8 @@ def _temporal(models: Models) -> float:
     """Time one step of the temporal head, a face."""
     manifest = models.bundle.manifest
     engine = OnnxEngine(models.bundle.temporal_path, threads=1)
-    state_LNU = np.zeros((manifest.temporal.layers, _STEP, manifest.temporal.units), np.float32)
-    inputs = {
-        "features": np.zeros((_STEP, manifest.features), np.float32),
-        "h": state_LNU,
-        "c": state_LNU,
-    }
+    features_ND = np.zeros((_STEP, manifest.features), np.float32)
+    inputs = {"features": features_ND, **manifest.temporal.zeros(_STEP)}
     return _loop([inputs], engine.run) / _STEP
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +24,6 @@ from streamer.errors import BundleError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -53,7 +53,6 @@ PADDING_SLOT = 0
 """The row that padding is stepped in; no track has it."""
 _MULTIPLE = 32  # YuNet's coarsest stride: both sides of its input are multiples of it
 _CNN, _STEP = "cnn/", "step/"
-_TABLES = {"h_table": "h", "c_table": "c"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,43 +109,48 @@ class Network:
         return onnx.load_model_from_string(self.onnx).graph
 
 
-def reader(features: Path, temporal: Path) -> Network:
-    """Join a bundle's two networks, with the table of states.
+def reader(features: Path, temporal: Path | onnx.ModelProto, *, rows: str = "features") -> Network:
+    """Join a bundle's two networks, with a table for each state.
 
     Args:
-        features: ``faces`` (N, 1, H, W) to ``features`` (N, D).
-        temporal: ``features`` (N, D), ``h`` and ``c`` (L, N, U) to ``logits`` (N, K), ``h_out``
-            and ``c_out``.
+        features: ``faces`` (N, 1, H, W) to ``features`` (N, D) and ``logits`` (N, K).
+        temporal: ``features`` (N, D) and states, each (L, N, U), such as ``h``, to ``logits``
+            (N, K) and the new states, such as ``h_out``.
+        rows: which output of the first the second reads.
 
     Returns:
         A network with ``faces`` (N, 1, H, W) float32, ``slots`` (N,) int64, ``kept`` (N,) bool
-        (false: start from zeros) and the resident ``h_table`` and ``c_table`` (C, L, U) float32 to
-        ``logits`` (N, K) and the tables of the next step. A row that is padded with zeros steps
-        slot ``PADDING_SLOT`` from zeros.
+        (false: start from zeros) and a resident table a state, such as ``h_table`` (C, L, U)
+        float32, to ``logits`` (N, K) and the tables of the next step. A row that is padded with
+        zeros steps slot ``PADDING_SLOT`` from zeros.
 
     Raises:
         BundleError: when a file cannot be read or the two do not fit together.
     """
-    first, second = _load(features), _load(temporal)
+    first = _load(features)
+    second = temporal if isinstance(temporal, onnx.ModelProto) else _load(temporal)
+    second.ir_version = first.ir_version  # they are merged only where it is the same
+    states = [value.name for value in second.graph.input if value.name != "features"]
     try:
         model = compose.merge_models(
             first,
             second,
-            io_map=[("features", "features")],  # the prefixes are put before these
-            outputs=[_STEP + name for name in ("logits", "h_out", "c_out")],
+            io_map=[(rows, "features")],  # the prefixes are put before these
+            outputs=[_STEP + name for name in ("logits", *(f"{s}_out" for s in states))],
             prefix1=_CNN,
             prefix2=_STEP,
         )
     except ValueError as error:
-        raise BundleError(f"{temporal} does not fit {features.name}: {error}") from None
-    _add_tables(model.graph)
+        named = temporal if isinstance(temporal, Path) else temporal.graph.name
+        raise BundleError(f"{named} does not fit {features.name}: {error}") from None
+    _add_tables(model.graph, states)
     model.producer_name, model.producer_version = "streamer", ""
     onnx.checker.check_model(model)
     return Network(
         label="reader",
         onnx=model.SerializeToString(deterministic=True),
         profiles=tuple({"N": batch, "C": _SLOTS} for batch in _BATCHES),
-        resident={name: f"{name}_out" for name in _TABLES},
+        resident={f"{state}_table": f"{state}_table_out" for state in states},
     )
 
 
@@ -188,7 +192,7 @@ def _load(path: Path) -> onnx.ModelProto:
         raise BundleError(f"{path}: not an ONNX file; install the bundle again") from None
 
 
-def _add_tables(graph: GraphProto) -> None:
+def _add_tables(graph: GraphProto, names: list[str]) -> None:
     """Put the gathering before the step and the scattering behind it."""
     faces = next(value for value in graph.input if value.name == _CNN + "faces")
     _rename(graph, _CNN + "faces", "faces")
@@ -204,7 +208,8 @@ def _add_tables(graph: GraphProto) -> None:
     )
     before, after = _shared_nodes(), []
     _constants(graph)
-    for table, state in _TABLES.items():
+    for state in names:
+        table = f"{state}_table"
         dims = states[_STEP + state].type.tensor_type.shape.dim
         shape = ["C", dims[0].dim_value, dims[2].dim_value]
         graph.input.append(helper.make_tensor_value_info(table, TensorProto.FLOAT, shape))

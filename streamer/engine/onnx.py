@@ -5,6 +5,7 @@ Legend: the first letter of a shape is the batch, N.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnxruntime as ort
@@ -14,7 +15,6 @@ from streamer.errors import BundleError, EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from streamer.types import F32
 
@@ -36,15 +36,17 @@ class OnnxEngine:
     """One ONNX file in one session on the CPU; ``run`` may be called from several threads.
 
     Args:
-        path: the network.
+        network: a file, or its content.
         threads: compute threads of one call. They sleep between calls: onnxruntime's default is to
             spin, which burns a core a session while nothing is computed.
+        label: what errors call it; empty: the file's name.
 
     Raises:
         BundleError: when onnxruntime cannot read the file.
     """
 
-    def __init__(self, path: Path, *, threads: int) -> None:
+    def __init__(self, network: Path | bytes, *, threads: int, label: str = "") -> None:
+        path = Path(label or "network") if isinstance(network, bytes) else network
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -52,7 +54,7 @@ class OnnxEngine:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.inter_op.allow_spinning", "0")
         try:
-            content = path.read_bytes()
+            content = network if isinstance(network, bytes) else network.read_bytes()
             self._session = ort.InferenceSession(
                 content, options, providers=["CPUExecutionProvider"]
             )
@@ -60,7 +62,7 @@ class OnnxEngine:
             raise BundleError(f"{path}: cannot be read: {error.strerror}") from None
         except _RUNTIME_ERRORS as error:
             raise BundleError(f"{path}: onnxruntime refuses it: {_first_line(error)}") from None
-        self._label = path.name
+        self._label = label or path.name
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     @property

@@ -117,7 +117,9 @@ def test_tracks_that_come_and_go_never_mix(accelerator: Accelerator, tmp_path: P
     files = write_networks(tmp_path)
     features, temporal = (OnnxEngine(path, threads=1) for path in files)
     engine = accelerator.open(graphs.reader(*files))
-    on_host = TemporalHead(HostStates(temporal, layers=1, units=UNITS), gap_reset_s=1.0)
+    on_host = TemporalHead(
+        HostStates(temporal, {"h": (1, UNITS), "c": (1, UNITS)}), gap_reset_s=1.0
+    )
     on_device = TemporalHead(ResidentStates(engine), gap_reset_s=1.0)
     rng = np.random.default_rng(0)
     for step in range(40):

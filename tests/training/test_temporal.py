@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from streamer.errors import ConfigError
 from training.augment import framings
 from training.model import FaceNet
 from training.recipes import recipe
@@ -21,30 +22,80 @@ if TYPE_CHECKING:
     from training.data.faces import FaceSet
 
 
-def trained_looking(layers: int) -> TemporalHead:
-    """Return a head whose correction is not zero."""
+KINDS_WITH_STATE = [("lstm", 1), ("lstm", 2), ("gru", 2), ("tcn", 3), ("attention", 2), ("ema", 1)]
+
+
+def trained_looking(kind: str = "lstm", layers: int = 1) -> TemporalHead:
+    """Return a head whose correction is not zero, and whose attention prefers some ages."""
     torch.manual_seed(1)
-    head = TemporalHead(TemporalConfig(layers=layers, units=7), nn.Linear(5, 3)).eval()
-    nn.init.normal_(head.correction.weight)
+    config = TemporalConfig(kind=kind, layers=layers, units=8, window=5)
+    head = TemporalHead(config, nn.Linear(5, 3)).eval()
+    for name, weights in head.named_parameters():
+        if name.startswith("correction") or name.endswith("age"):
+            nn.init.normal_(weights)
     return head
 
 
-@pytest.mark.parametrize("layers", [1, 2])
-def test_stepping_equals_the_sequence(layers: int) -> None:
-    """PyTorch's LSTM over a sequence and our plain step from zeros give the same logits."""
-    head = trained_looking(layers)
-    x = torch.randn(4, 6, 5)
+@pytest.mark.parametrize(("kind", "layers"), KINDS_WITH_STATE)
+def test_stepping_equals_the_sequence(kind: str, layers: int) -> None:
+    """A whole sequence and single steps from zeros give the same logits, beyond the window too."""
+    head = trained_looking(kind, layers)
+    x = torch.randn(4, 12, 5)
     with torch.no_grad():
         whole = head(x)
-        h = c = torch.zeros(layers, 4, head.state_units)
-        for t in range(6):
-            logits, h, c = head.step(x[:, t], h, c)
+        states = head.zeros(4)
+        for t in range(12):
+            logits, *states = head.step(x[:, t], *states)
             torch.testing.assert_close(logits, whole[:, t], atol=1e-5, rtol=1e-5)
+    assert [(s.shape[0], s.shape[2]) for s in states] == list(head.shapes.values())
+
+
+@pytest.mark.parametrize(("kind", "layers"), KINDS_WITH_STATE)
+def test_no_step_sees_what_comes_after_it(kind: str, layers: int) -> None:
+    """Changing the last step changes no logits before it."""
+    head = trained_looking(kind, layers)
+    x = torch.randn(2, 8, 5)
+    other = x.clone()
+    other[:, -1] += 3.0
+    with torch.no_grad():
+        before, after = head(x), head(other)
+    torch.testing.assert_close(before[:, :-1], after[:, :-1])
+    assert not torch.allclose(before[:, -1], after[:, -1])
+
+
+@pytest.mark.parametrize(("kind", "layers"), KINDS_WITH_STATE[1:5])
+def test_a_step_looks_back(kind: str, layers: int) -> None:
+    """What is said at the fifth step depends on the third."""
+    head = trained_looking(kind, layers)
+    x = torch.randn(2, 5, 5)
+    other = x.clone()
+    other[:, 2] += 3.0
+    with torch.no_grad():
+        moved = head(x)[:, -1] - head(other)[:, -1]
+        average = head.classifier(x[:, 2] - other[:, 2]) - head.classifier.bias
+    # More than the moving average alone would carry so far: 0.35 ** 2 of the change.
+    assert not torch.allclose(moved, 0.65 * 0.35**2 * average, atol=1e-2)
+
+
+def test_the_average_is_that_of_the_baseline() -> None:
+    """The kind "ema" says what ``smoothing.ema`` makes of the frames' probabilities."""
+    head = trained_looking("ema")
+    x = torch.randn(1, 7, 5)
+    with torch.no_grad():
+        said = head(x)[0].softmax(-1).numpy()
+        frames = head.classifier(x)[0].softmax(-1).numpy()
+    np.testing.assert_allclose(said, ema(frames, head.config.newest), atol=1e-5)
+
+
+def test_an_unknown_kind_is_refused() -> None:
+    """One line names the kinds."""
+    with pytest.raises(ConfigError, match="lstm, gru, tcn, attention, ema"):
+        TemporalHead(TemporalConfig(kind="rnn"), nn.Linear(5, 3))
 
 
 def test_packed_sequences_ignore_what_follows_their_end() -> None:
     """A short row gives the same logits alone and padded with rubbish in a batch."""
-    head = trained_looking(1)
+    head = trained_looking()
     x = torch.randn(2, 6, 5)
     with torch.no_grad():
         packed = head(x, torch.tensor([3, 6]))
@@ -54,7 +105,7 @@ def test_packed_sequences_ignore_what_follows_their_end() -> None:
 
 def test_rows_do_not_mix() -> None:
     """Changing one row leaves every other row's logits as they were."""
-    head = trained_looking(1)
+    head = trained_looking()
     x = torch.randn(3, 4, 5)
     other = x.clone()
     other[1] += 5.0

@@ -14,6 +14,7 @@ from streamer import reading
 from streamer.config import Engine as EngineOptions
 from streamer.engine.accelerator import Accelerator
 from streamer.engine.device import CudaDevice, UnavailableError, open_device
+from streamer.engine.onnx import OnnxEngine
 from streamer.engine.tensorrt import load_library
 from streamer.errors import BundleError, ConfigError, EngineError
 from streamer.temporal import TemporalHead
@@ -275,3 +276,31 @@ def _gpu_here() -> bool:
     except UnavailableError:
         return False
     return True
+
+
+def test_a_moving_average_reads_instead_of_the_head(
+    shipped: Bundle, options: EngineOptions
+) -> None:
+    """On the CPU and joined for a GPU it is 0.25 of the newest frame and 0.75 of what was."""
+    faces = shipped.parity.faces_N1HW
+    frames = OnnxEngine(shipped.features_path, threads=1).run({"faces": faces})["logits"]
+    seen = bundles.softmax(frames)
+    expected = [seen[:2], 0.25 * seen[2:4] + 0.75 * seen[:2]]
+    expected.append(0.25 * seen[4:6] + 0.75 * expected[1])
+    for host, backend in ((Accelerator, "onnxruntime"), (Host(), "tensorrt")):
+        choice = reading.choose(
+            shipped,
+            with_backend(options, backend),
+            detector_px=320,
+            threads=1,
+            newest=0.25,
+            accelerate=host,
+        )
+        head = TemporalHead(choice.reading.states(), gap_reset_s=1.0)
+        for t, wanted in enumerate(expected):
+            rows = faces[2 * t : 2 * t + 2]
+            if choice.reading.features is not None:
+                rows = choice.reading.features.run({"faces": rows})["features"]
+            got = head.step(rows, [("c", 1), ("c", 2)], [t / 10] * 2)
+            np.testing.assert_allclose(got, wanted, atol=1e-5)
+        choice.reading.close()

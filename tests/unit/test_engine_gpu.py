@@ -82,12 +82,13 @@ def small_faces(n: int, seed: int = 0) -> F32:
 def test_the_joined_network_says_what_it_is(
     reader_network: graphs.Network, shipped: Bundle
 ) -> None:
-    """Faces and slots go in, logits come out, and two tables stay."""
-    assert reader_network.inputs == ("faces", "slots", "kept", "h_table", "c_table")
-    assert reader_network.outputs == ("logits", "h_table_out", "c_table_out")
+    """Faces and slots go in, logits come out, and a table a state stays."""
+    shapes = shipped.manifest.temporal.shapes
+    tables = [f"{name}_table" for name in shapes]
+    assert reader_network.inputs == ("faces", "slots", "kept", *tables)
+    assert reader_network.outputs == ("logits", *(f"{table}_out" for table in tables))
     assert reader_network.axes["faces"] == ("N", 1, 48, 48)
-    temporal = shipped.manifest.temporal
-    assert reader_network.axes["h_table"] == ("C", temporal.layers, temporal.units)
+    assert reader_network.axes["h_table"] == ("C", *shapes["h"])
     assert reader_network.precision == "fp32"
 
 
@@ -114,14 +115,14 @@ def test_a_batch_of_any_size_equals_onnxruntime(shipped: Bundle, n: int) -> None
 
 
 def test_axes_other_than_the_first_are_padded_too(shipped: Bundle) -> None:
-    """The temporal step has its rows on the second axis of h and c."""
+    """The temporal step has its rows on the second axis of its states."""
     rig = rig_of(graphs.batched(shipped.temporal_path))
     rng = np.random.default_rng(1)
-    state = (shipped.manifest.temporal.layers, 70, shipped.manifest.temporal.units)
+    shapes = {"features": (70, shipped.manifest.features)} | {
+        name: zeros.shape for name, zeros in shipped.manifest.temporal.zeros(70).items()
+    }
     inputs = {
-        "features": rng.normal(size=(70, shipped.manifest.features)).astype(np.float32),
-        "h": rng.normal(size=state).astype(np.float32),
-        "c": rng.normal(size=state).astype(np.float32),
+        name: rng.uniform(0.1, 1.0, size=shape).astype(np.float32) for name, shape in shapes.items()
     }
     expected = OnnxEngine(shipped.temporal_path, threads=1).run(inputs)
     got = rig.engine.run(inputs)
@@ -158,7 +159,9 @@ def test_resident_states_equal_states_in_memory(
 ) -> None:
     """Tracks that come, go, pause and outgrow the table read the same as by two networks."""
     features, temporal = (OnnxEngine(path, threads=1) for path in summing_files)
-    on_host = TemporalHead(HostStates(temporal, layers=1, units=UNITS), gap_reset_s=1.0)
+    on_host = TemporalHead(
+        HostStates(temporal, {"h": (1, UNITS), "c": (1, UNITS)}), gap_reset_s=1.0
+    )
     on_device = TemporalHead(ResidentStates(rig_of(summing).engine), gap_reset_s=1.0)
     media_s = 0.0
     for step in range(6):
@@ -182,7 +185,7 @@ def test_the_shipped_networks_read_the_same_joined(
     features = OnnxEngine(shipped.features_path, threads=1)
     shape = shipped.manifest.temporal
     temporal = OnnxEngine(shipped.temporal_path, threads=1)
-    states = HostStates(temporal, layers=shape.layers, units=shape.units)
+    states = HostStates(temporal, shape.shapes)
     on_host = TemporalHead(states, gap_reset_s=1.0)
     on_device = TemporalHead(ResidentStates(rig_of(reader_network).engine), gap_reset_s=1.0)
     keys = [("lobby", track) for track in range(6)]
@@ -275,15 +278,16 @@ def test_everything_is_given_back(summing: graphs.Network) -> None:
 def test_wrong_inputs_are_refused_by_name(shipped: Bundle) -> None:
     """A missing input, a wrong size and unequal rows are each said before anything runs."""
     engine = rig_of(graphs.batched(shipped.temporal_path)).engine
-    units = shipped.manifest.temporal.units
-    features = np.zeros((2, shipped.manifest.features), np.float32)
-    state = np.zeros((shipped.manifest.temporal.layers, 2, units), np.float32)
-    with pytest.raises(EngineError, match=r"temporal: got \['c', 'features'\]"):
-        engine.run({"features": features, "c": state})
+    states = shipped.manifest.temporal.zeros(2)
+    whole = {"features": np.zeros((2, shipped.manifest.features), np.float32), **states}
+    state = states["h"]
+    units = state.shape[2]
+    with pytest.raises(EngineError, match=r"temporal: got \[.*'features'.*\]"):
+        engine.run({name: value for name, value in whole.items() if name != "h"})
     with pytest.raises(EngineError, match=rf"temporal: h has shape \(1, 2, {units - 1}\)"):
-        engine.run({"features": features, "h": state[:, :, 1:], "c": state})
+        engine.run({**whole, "h": state[:, :, 1:]})
     with pytest.raises(EngineError, match=r"\[1, 2\] rows"):
-        engine.run({"features": features, "h": state[:, :1], "c": state})
+        engine.run({**whole, "h": state[:, :1]})
 
 
 def test_a_failing_gpu_is_an_engine_error(shipped: Bundle) -> None:

@@ -45,7 +45,7 @@ class Rig:
                 ),
             }
         )
-        self.temporal = TemporalHead(HostStates(step, layers=1, units=1), gap_reset_s=1.0)
+        self.temporal = TemporalHead(HostStates(step, {"h": (1, 1), "c": (1, 1)}), gap_reset_s=1.0)
         lane = LaneOptions(
             classes=CLASSES,
             bundle="test@0",

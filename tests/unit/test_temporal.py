@@ -34,7 +34,7 @@ def counting_engine() -> FakeEngine:
 
 def head_of(engine: FakeEngine, gap_reset_s: float = 1.0) -> TemporalHead:
     """Return a head with one layer of one unit."""
-    return TemporalHead(HostStates(engine, layers=1, units=1), gap_reset_s=gap_reset_s)
+    return TemporalHead(HostStates(engine, {"h": (1, 1), "c": (1, 1)}), gap_reset_s=gap_reset_s)
 
 
 def steps_of(probabilities: F32) -> F32:
@@ -120,8 +120,7 @@ def test_stepping_in_any_batches_equals_the_sequence(data: st.DataObject) -> Non
     features = rng.normal(size=(tracks, steps, manifest.features)).astype(np.float32)
 
     def new_head() -> TemporalHead:
-        shape = manifest.temporal
-        states = HostStates(engine, layers=shape.layers, units=shape.units)
+        states = HostStates(engine, manifest.temporal.shapes)
         return TemporalHead(states, gap_reset_s=10.0)
 
     alone = np.stack(
