@@ -54,6 +54,7 @@ lock: ## write deploy/lock/ after a change of pyproject.toml; UPGRADE=--upgrade 
 	@test -x $(BIN)/uv || { $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install -qq uv; }
 	@$(COMPILE) $(patsubst %,--extra %,$(subst $(comma), ,$(EXTRAS))) -o deploy/lock/development.txt
 	@$(COMPILE) --extra record --extra mqtt -c deploy/lock/development.txt -o deploy/lock/service.txt
+	@echo 'setuptools>=77' | $(subst pyproject.toml,-,$(COMPILE)) -c deploy/lock/development.txt -o deploy/lock/build.txt
 
 deb: setup ## a Debian package of the service in dist/; MIRROR=FOLDER has the face detector's file
 	@systemd/build-deb.sh $(BIN)/python $(MIRROR)

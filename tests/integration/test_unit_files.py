@@ -67,7 +67,7 @@ def test_the_template_differs_from_the_unit_in_its_paths_alone() -> None:
 
     single, template = (settings(unit) for unit in UNITS)
     keys = {line.partition("=")[0] for line in single ^ template}
-    paths = {"StateDirectory", "CacheDirectory", "WorkingDirectory"}
+    paths = {"ConditionPathExists", "StateDirectory", "CacheDirectory", "WorkingDirectory"}
     assert keys == {"Description", "ExecStart", "EnvironmentFile", *paths}
 
 
