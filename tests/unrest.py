@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 __all__ = [
+    "MANNERS",
     "Impostor",
+    "Manner",
     "flood_subscriptions",
     "leave_at_once",
     "speak_garbage",
@@ -28,6 +30,7 @@ __all__ = [
 
 Manner = Literal["silent", "garbage", "hangup"]
 """How an impostor answers: never, with noise, or by closing the connection."""
+MANNERS: tuple[Manner, ...] = ("silent", "garbage", "hangup")
 
 _GREETING = bytes.fromhex("ff00000000000000017f") + b"\x03\x00NULL" + bytes(48)
 """How a ZeroMQ peer begins (rfc.zeromq.org/spec/37): what follows is then read as commands."""
@@ -93,21 +96,27 @@ class Impostor:
             taken.sendall(begin + self._random.randbytes(self._random.randrange(1, 1 << 14)))
 
 
-def speak_garbage(port: int, random: Random) -> None:
+def speak_garbage(port: int, random: Random, *, times: int = 1) -> None:
     """Connect to a port of the daemon, send noise (sometimes after an honest start), and leave.
 
     Noise that does not begin with 0xff is a greeting of ZMTP 1.0 (rfc.zeromq.org/spec/13), and now
     and then a subscription too: events then come for ever, hence the deadline.
     """
-    noise = random.randbytes(random.randrange(1, 4096))
-    begin = random.choice(
-        (b"", _GREETING, b"GET /metrics HTTP/1.1\r\n", b"POST /login HTTP/1.1\r\n")
-    )
+    for _ in range(times):
+        noise = random.randbytes(random.randrange(1, 4096))
+        begin = random.choice(
+            (b"", _GREETING, b"GET /metrics HTTP/1.1\r\n", b"POST /login HTTP/1.1\r\n")
+        )
+        _say(port, begin + noise)
+
+
+def _say(port: int, words: bytes) -> None:
+    """Send something, and listen to the answer for two seconds at most."""
     end_s = time.monotonic() + 2.0
     with socket.create_connection(("127.0.0.1", port), timeout=5) as talker:
         talker.settimeout(0.5)
         try:
-            talker.sendall(begin + noise)
+            talker.sendall(words)
             while talker.recv(4096) and time.monotonic() < end_s:
                 pass
         except OSError:  # let go, or not answered: both are right

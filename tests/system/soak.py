@@ -33,6 +33,7 @@ import psutil
 from tests.daemon import DaemonProcess
 from tests.rtsp_server import RtspServer
 from tests.unrest import (
+    MANNERS,
     Impostor,
     flood_subscriptions,
     leave_at_once,
@@ -186,7 +187,7 @@ class _Site:
     def round(self, lasts_s: float) -> None:
         """Do a few faults at once, and heal them all."""
         random = self._random
-        jobs = [
+        jobs: list[tuple[Callable[..., str], tuple[Any, ...]]] = [
             (self._server_fault, (server, random.random()))
             for server in random.sample(self.servers[1:], random.randint(1, len(self.servers) - 1))
         ]
@@ -210,7 +211,7 @@ class _Site:
 
     def _server_fault(self, server: RtspServer, draw: float, lasts_s: float) -> str:
         random = Random(draw)
-        kind = random.choice(("killed", "restarted", "frozen", "silent", "garbage", "hangup"))
+        kind = random.choice(("killed", "restarted", "frozen", *MANNERS))
         if kind == "frozen":
             server.freeze()
             time.sleep(lasts_s)
@@ -219,9 +220,10 @@ class _Site:
         server.kill()
         if kind == "killed":
             time.sleep(lasts_s)
-        elif kind != "restarted":
-            with Impostor(server.port, kind, random):
-                time.sleep(lasts_s)
+        for manner in MANNERS:
+            if kind == manner:
+                with Impostor(server.port, manner, random):
+                    time.sleep(lasts_s)
         server.start()
         return kind
 
@@ -234,9 +236,9 @@ class _Site:
             "subscription_flood": lambda: flood_subscriptions(stream, random, 2000),
             "subscribers_leaving": lambda: leave_at_once(stream, 10),
             "snapshots": self._snapshots,
-            "garbage_on_a_port": lambda: [
-                speak_garbage(random.choice((events, snapshot, http)), random) for _ in range(10)
-            ],
+            "garbage_on_a_port": lambda: speak_garbage(
+                random.choice((events, snapshot, http)), random, times=10
+            ),
             "live_watcher": lambda: watch_live(http, lasts_s, read=True),
             "stalled_watcher": lambda: watch_live(http, lasts_s, read=False),
             "scrapes": lambda: [self.daemon.get("/api/cameras") for _ in range(50)],
