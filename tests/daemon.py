@@ -47,6 +47,7 @@ class DaemonProcess:
     Args:
         folder: where the configuration and the log go.
         body: the configuration without ``[publish]`` and ``[http]``.
+        publish: further keys of ``[publish]``.
     """
 
     folder: Path
@@ -55,6 +56,7 @@ class DaemonProcess:
         default_factory=lambda: (free_port(), free_port(), free_port())
     )
     process: subprocess.Popen[bytes] | None = None
+    publish: str = ""
 
     def __enter__(self) -> Self:
         events, snapshot, http = self.ports
@@ -62,7 +64,7 @@ class DaemonProcess:
         config.write_text(
             f"{self.body}\n"
             f'[publish]\nbind = "tcp://127.0.0.1:{events}"\n'
-            f'snapshot = "tcp://127.0.0.1:{snapshot}"\n'
+            f'snapshot = "tcp://127.0.0.1:{snapshot}"\n{self.publish}'
             f'[http]\nbind = "127.0.0.1:{http}"\n'
         )
         config.chmod(0o600)

@@ -78,6 +78,7 @@ def main() -> NoReturn:
     clock = SystemClock()
     config = start.config
     logs.configure(config.log.level, config.log.format, clock=clock)
+    logs.redact_tracebacks()
     failures = catch_failures()
     sys.excepthook = _told
     threading.current_thread().name = "worker"

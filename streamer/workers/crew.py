@@ -236,8 +236,10 @@ class Crew:
         seen = {view.name: view for view in self.cameras()}
         now = datetime.fromtimestamp(self._clock.time_ns() / 1e9, UTC)
         with self._counting:  # at once, so that no sum has them twice, or not at all
-            for name, count in _in_flight(worker.families).items():
-                self._metrics.camera(name).dropped[DropReason.STOPPED].inc(count)
+            lost = _in_flight(worker.families)
+            for camera in worker.cameras:  # a camera without a worker is down, not absent
+                dropped = self._metrics.camera(camera.name).dropped
+                dropped[DropReason.STOPPED].inc(max(0, lost[camera.name]))
             self._tally.add(worker.families)
             worker.families = []
         with self._lock:
@@ -312,7 +314,7 @@ def _note(past: dict[str, Past], event: Event) -> None:
         past[data.camera] = msgspec.structs.replace(known, seen=True)
 
 
-def _in_flight(families: Iterable[Family]) -> dict[str, float]:
+def _in_flight(families: Iterable[Family]) -> Counter[str]:
     """Return the frames of each camera that were captured and neither analysed nor dropped."""
     signs = {
         "streamer_frames_captured_total": 1,
@@ -324,7 +326,7 @@ def _in_flight(families: Iterable[Family]) -> dict[str, float]:
         for name, labels, value in family.samples:
             if name in signs:
                 found[labels["camera"]] += signs[name] * int(value)
-    return {camera: count for camera, count in found.items() if count > 0}
+    return found
 
 
 def _added(view: CameraView, before: CameraView) -> CameraView:

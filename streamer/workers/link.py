@@ -264,8 +264,7 @@ class Link:
             message = self._next()
             if message is not None:
                 return message
-            left_s = end_s - time.monotonic()
-            if left_s <= 0 or not self._wait(select.POLLIN, left_s):
+            if not self._wait(select.POLLIN, max(0.0, end_s - time.monotonic())):
                 return None
             try:
                 chunk = self._end.recv(_CHUNK)
