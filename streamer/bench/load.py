@@ -54,8 +54,10 @@ class Load:
         latency_ms: from frame arrival to receipt by the subscriber, by percentile.
         dropped: frames by reason.
         cpu_s: CPU seconds by thread group.
-        memory_mb: highest resident memory.
+        memory_mb: highest resident memory; of several processes what they hold together at the end,
+            each page once.
         watched: whether somebody looked at the live page's pictures of all cameras meanwhile.
+        workers: processes that shared the cameras.
     """
 
     cameras: int
@@ -69,6 +71,7 @@ class Load:
     cpu_s: dict[str, float]
     memory_mb: float
     watched: bool = False
+    workers: int = 1
 
     @property
     def missed(self) -> float:
@@ -128,6 +131,7 @@ def measure(
         },
         memory_mb=after.memory_mb,
         watched=watched,
+        workers=config.daemon.workers,
     )
 
 
@@ -219,7 +223,8 @@ class _Daemon:
                 thread.join(10)  # the stream tells the cameras' states each second
 
     def look(self) -> _Look:
-        """Read the metrics and what the kernel knows of the process."""
+        """Read the metrics and what the kernel knows of the process and its workers."""
+        processes = _family(self._process.pid)
         text = self._get("metrics") or ""
         counts: Counter[str] = Counter()
         for match in _SERIES.finditer(text):
@@ -233,8 +238,8 @@ class _Daemon:
         return _Look(
             at_s=time.monotonic(),
             counts=counts,
-            cpu=_cpu_ticks(self._process.pid),
-            memory_mb=_peak_mb(self._process.pid),
+            cpu=sum(map(_cpu_ticks, processes), Counter()),
+            memory_mb=_held_mb(processes) if len(processes) > 1 else _peak_mb(processes[0]),
         )
 
     def _get(self, path: str) -> str | None:
@@ -261,6 +266,21 @@ def _cpu_ticks(pid: int) -> Counter[str]:
     return ticks
 
 
+def _family(pid: int) -> list[int]:
+    """Return a process and those it started."""
+    started = (task / "children" for task in Path(f"/proc/{pid}/task").iterdir())
+    return [pid, *(int(child) for path in started for child in path.read_text().split())]
+
+
+def _held_mb(pids: list[int]) -> float:
+    """Return what processes hold together: of a page that several share, each has its part."""
+    kilobytes = 0
+    for pid in pids:
+        match = re.search(r"Pss:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text())
+        kilobytes += int(match[1]) if match else 0
+    return round(kilobytes / 1024, 1)
+
+
 def _peak_mb(pid: int) -> float:
     status = Path(f"/proc/{pid}/status").read_text()
     match = re.search(r"VmHWM:\s+(\d+) kB", status)
@@ -275,7 +295,8 @@ def _toml(config: Config, clips: list[Path], cameras: int, ports: list[int]) -> 
     )
     events, snapshot, http = ports
     return (
-        f"{tables}[analysis]\nfps = {config.analysis.fps}\n"
+        f"{tables}[daemon]\nworkers = {config.daemon.workers}\n"
+        f"[analysis]\nfps = {config.analysis.fps}\n"
         f"[detector]\nbackend = {json.dumps(config.detector.backend)}\n"
         f"input_px = {config.detector.input_px}\nmirror = {json.dumps(config.detector.mirror)}\n"
         f'[publish]\nbind = "tcp://127.0.0.1:{events}"\n'

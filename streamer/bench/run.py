@@ -61,12 +61,14 @@ class Plan:
         clips: what the cameras show; empty: the built-in feed.
         seconds: of each load.
         cameras: measure so many alone; 0: search the capacity.
+        workers: measure the same with so many processes too; 1: only the one process.
         goal: when cameras count as served.
     """
 
     clips: Sequence[Path] = ()
     seconds: float = 15.0
     cameras: int = 0
+    workers: int = 1
     goal: Goal = Goal()
 
 
@@ -104,6 +106,10 @@ def bench(config: Config, plan: Plan, console: Console, notes: Console) -> dict[
         costs = raw.measure(models, clips[0], input_px=config.detector.input_px)
         models.close()
     loads = _loads(config, plan, clips, notes)
+    crewed = []
+    if plan.workers > 1:
+        daemon = configuration.Daemon(workers=plan.workers)
+        crewed = _loads(msgspec.structs.replace(config, daemon=daemon), plan, clips, notes)
     fewest = loads[0].cameras
     with notes.status(f"{fewest} cameras while somebody watches the live page"):
         watched = load.measure(config, clips, fewest, plan.seconds, watched=True)
@@ -111,7 +117,13 @@ def bench(config: Config, plan: Plan, console: Console, notes: Console) -> dict[
     best = max(served or loads, key=lambda one: one.cameras)
     report = _report(config, plan, costs, loads, best, capacity=best.cameras if served else 0)
     report["watched"] = asdict(watched)
-    _print(console, report, costs, [loads[0], watched, *loads[1:]], best)
+    if crewed:
+        report["workers"] = {
+            "processes": plan.workers,
+            "capacity": max((one.cameras for one in crewed if plan.goal.met(one)), default=0),
+            "loads": [asdict(one) for one in crewed],
+        }
+    _print(console, report, costs, [loads[0], watched, *loads[1:], *crewed], best)
     return report
 
 
@@ -120,7 +132,8 @@ def _loads(config: Config, plan: Plan, clips: list[Path], notes: Console) -> lis
     loads: list[Load] = []
 
     def met(cameras: int) -> bool:
-        with notes.status(f"{cameras} cameras for {plan.seconds:g} s"):
+        processes = f" in {config.daemon.workers} processes" if config.daemon.workers > 1 else ""
+        with notes.status(f"{cameras} cameras{processes} for {plan.seconds:g} s"):
             loads.append(load.measure(config, clips, cameras, plan.seconds))
         return plan.goal.met(loads[-1])
 
@@ -202,7 +215,8 @@ def _print(
         table.add_column(column, justify="right")
     for one in loads:
         table.add_row(
-            f"{one.cameras}{', watched' if one.watched else ''}",
+            f"{one.cameras}{', watched' if one.watched else ''}"
+            f"{f', {one.workers} workers' if one.workers > 1 else ''}",
             f"{one.analysed_fps:.1f} of {one.due_fps:g}",
             f"{one.missed:.1%}",
             *(f"{one.latency_ms[q]:.0f} ms" for q in ("p50", "p95", "p99")),
@@ -217,6 +231,8 @@ def _print(
         f"capacity {report['capacity']['cameras']} cameras; efficiency {report['efficiency']:.2f}"
         f" (raw {report['least_ms_per_analysed']:.1f} of {report['spent_ms_per_analysed']:.1f} ms)"
     )
+    if crew := report.get("workers"):
+        console.print(f"capacity in {crew['processes']} processes {crew['capacity']} cameras")
 
 
 def compare(console: Console, before: Path, report: dict[str, Any]) -> None:

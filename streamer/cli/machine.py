@@ -27,6 +27,9 @@ def bench(
         int, typer.Option(min=0, max=1000, help="Measure so many; 0: search the capacity.")
     ] = 0,
     seconds: Annotated[float, typer.Option(min=1, help="Of each load, or each runtime.")] = 15,
+    workers: Annotated[
+        int, typer.Option(min=1, max=64, help="Measure the same shared by so many processes too.")
+    ] = 1,
     config: Annotated[
         Path | None,
         typer.Option("--config", "-c", metavar="FILE", help="Detector and rate of this daemon."),
@@ -66,7 +69,9 @@ def bench(
         if json is not None:
             json.write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=2) + b"\n")
         return
-    plan = benchmark.Plan(clips=tuple(video or ()), seconds=seconds, cameras=cameras)
+    plan = benchmark.Plan(
+        clips=tuple(video or ()), seconds=seconds, cameras=cameras, workers=workers
+    )
     console = Console()
     report = benchmark.bench(
         benchmark.settings(config, mirror=mirror), plan, console, Console(stderr=True)
