@@ -10,18 +10,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from streamer.errors import ConfigError, StreamerError
+from streamer.errors import StreamerError
+from training.cli_ablate import ablate
 from training.cli_data import data_app
-
-if TYPE_CHECKING:
-    from streamer.types import F32
-    from training.data.clips import ClipSet
-    from training.data.faces import FaceSet
-    from training.model import FaceNet
+from training.cli_heads import heads
 
 __all__ = ["app", "main"]
 
@@ -36,6 +32,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data_app, name="data")
+app.command()(ablate)
+app.command()(heads)
 
 Faces = Annotated[Path, typer.Option("--data", metavar="CACHE", help="Cache of labelled faces.")]
 Unseen = Annotated[
@@ -130,14 +128,15 @@ def synthesize(
     from training import recipes
     from training.data import cache
     from training.gate import gate
+    from training.inputs import faces_of
     from training.synthesize import make
 
     torch.set_num_threads(threads)
-    faces = _faces(data, [])
+    faces = faces_of(data, [])
     config = recipes.changed(recipes.recipe(recipe), set_)
     made = make(kind, faces, class_, count=count, steps=steps, seed=config.seed)
     cache.save(out / "made.npz", made, [])
-    verdict = gate(config, faces, made, _faces(unseen, []), out, seeds=tuple(range(seeds)))
+    verdict = gate(config, faces, made, faces_of(unseen, []), out, seeds=tuple(range(seeds)))
     (out / "verdict.json").write_bytes(msgspec.json.format(msgspec.json.encode(verdict), indent=1))
     typer.echo("accepted" if verdict.accepted else "rejected")
     for reason in verdict.reasons:
@@ -155,9 +154,10 @@ def stack(
     import torch
 
     from training.ensemble import stack as stacked
+    from training.inputs import faces_of
 
     torch.set_num_threads(threads)
-    result = stacked(members, _faces(data, []).part(split))
+    result = stacked(members, faces_of(data, []).part(split))
     for path, value in zip(members, result.members, strict=True):
         typer.echo(f"{path}: accuracy {value:.4f}")
     typer.echo(f"mean of probabilities: {result.averaged:.4f}")
@@ -183,11 +183,12 @@ def evaluate(
     import torch
 
     from training.export import calibrated
+    from training.inputs import faces_of, network_of
     from training.release import measure
 
     torch.set_num_threads(threads)
-    net = calibrated(*_network(checkpoint), prior_share, 1.0)
-    faces = _faces(data, leave_out).part(split)
+    net = calibrated(*network_of(checkpoint), prior_share, 1.0)
+    faces = faces_of(data, leave_out).part(split)
     results = measure(net, faces, dataset=data.stem, split=split, temperature=1.0)
     for r in results:
         s = r.scores
@@ -214,13 +215,14 @@ def report_model(
 
     from training import report
     from training.export import calibrated
+    from training.inputs import faces_of, network_of, pair
     from training.release import measure_all, operating_point
 
     torch.set_num_threads(threads)
-    bare, prior_K = _network(checkpoint)
-    faces = _faces(data, [])
+    bare, prior_K = network_of(checkpoint)
+    faces = faces_of(data, [])
     share, temperature = operating_point(bare, prior_K, faces.part("valid"))
-    others = {key: _faces(path, leave_out) for key, path in map(_pair, unseen)}
+    others = {key: faces_of(path, leave_out) for key, path in map(pair, unseen)}
     net = calibrated(bare, prior_K, share, temperature)
     measured = measure_all(net, faces, others, temperature)
     sections = report.model_sections(measured, [], report.read_log(checkpoint.parent / "log.jsonl"))
@@ -242,12 +244,13 @@ def diagnose(
     from training import checkpoint as checkpoints
     from training import diagnose as inside
     from training import report
+    from training.inputs import faces_of, network_of
     from training.recipes import config_from
 
     torch.set_num_threads(threads)
-    faces, config = _faces(data, []), config_from(checkpoints.load(checkpoint).config)
+    faces, config = faces_of(data, []), config_from(checkpoints.load(checkpoint).config)
     some = torch.from_numpy(faces.part("valid").images_NHW[:512])[:, None].float() / 255.0
-    layers = inside.firing(_network(checkpoint)[0], some)
+    layers = inside.firing(network_of(checkpoint)[0], some)
     traces = [inside.gradient_trace(config, faces, steps, skip=skip) for skip in (True, False)]
     sections = [report.firing_section(layers), report.trace_section(traces)]
     report.write(out, f"Inside {checkpoint}", sections, {"firing": layers, "gradients": traces})
@@ -256,51 +259,6 @@ def diagnose(
     typer.echo(f"dead channels: {dead} of {sum(len(f.share_C) for f in layers)}")
     typer.echo(f"first over last gradient, with and without skips: {ratios}")
     typer.echo(f"{out}: written")
-
-
-@app.command()
-def ablate(
-    data: Faces,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A directory a run.")],
-    recipe: Annotated[str, typer.Option("--recipe", help="The base.")] = "ferplus",
-    set_: Annotated[
-        list[str],
-        typer.Option("--set", metavar="KEY=VALUE", help="Change the base, e.g. epochs=6."),
-    ] = [],  # noqa: B006 - typer copies it
-    only: Annotated[
-        list[str], typer.Option("--only", metavar="VARIANT", help="Repeatable; default: all.")
-    ] = [],  # noqa: B006 - typer copies it
-    seeds: Annotated[int, typer.Option("--seeds", help="Paired runs a variant.", min=1)] = 3,
-    unseen: Unseen = [],  # noqa: B006 - typer copies it
-    leave_out: LeaveOut = [],  # noqa: B006 - typer copies it
-    threads: Threads = 2,
-) -> None:
-    """Measure what each technique is worth: one change at a time, several seeds; can be resumed."""
-    import torch
-
-    from training import ablate as ablation
-    from training import recipes, report
-
-    torch.set_num_threads(threads)
-    others = {key: _faces(path, leave_out) for key, path in map(_pair, unseen)}
-    outcomes = ablation.ablate(
-        recipes.changed(recipes.recipe(recipe), set_),
-        _faces(data, []),
-        others,
-        out,
-        names=tuple(only) or tuple(ablation.VARIANTS),
-        seeds=tuple(range(seeds)),
-        report=lambda o: typer.echo(f"{o.variant}, seed {o.seed}: {o.accuracy:.3f} {o.uar:.3f}"),
-    )
-    rows = ablation.table(outcomes)
-    columns = ["variant", "runs", "validation", "to base"]
-    for name in others:
-        columns += [name, "to base"]
-    text = "Mean of accuracy and UAR, per cent; differences are paired by seed, ± standard error."
-    section = report.Section(title="Ablation", text=text, header=tuple(columns), rows=rows)
-    report.write(out / "ablation.html", "Ablation", [section], outcomes)
-    for row in rows:
-        typer.echo("  ".join(row))
 
 
 @app.command("export")
@@ -313,21 +271,29 @@ def export_bundle(
     clips: Clips = [],  # noqa: B006 - typer copies it
     leave_out: LeaveOut = [],  # noqa: B006 - typer copies it
     stills: Annotated[int, typer.Option("--stills", help="Clips for the temporal head.")] = 4000,
+    head: Annotated[
+        str, typer.Option("--head", help="lstm, gru, tcn, attention or ema; default: the recipe's.")
+    ] = "",
+    set_: Annotated[
+        list[str], typer.Option("--set", metavar="KEY=VALUE", help="E.g. sequences.epochs=4.")
+    ] = [],  # noqa: B006 - typer copies it
     threads: Threads = 2,
 ) -> None:
     """Make a bundle: choose the operating point, train the temporal head, measure, prove, write."""
     import torch
 
+    from training.inputs import clips_of, faces_of, pair
     from training.release import Release, release
 
     torch.set_num_threads(threads)
     date = dt.datetime.now(tz=dt.UTC).date().isoformat()
+    changes = (*set_, *([f"sequences.head.kind={head}"] if head else []))
     release(
         checkpoint,
-        _faces(data, []),
-        {key: _faces(path, leave_out) for key, path in map(_pair, unseen)},
-        {key: _clips(path, leave_out) for key, path in map(_pair, clips)},
-        what=Release(name=name, commit=_commit(), date=date, stills=stills),
+        faces_of(data, []),
+        {key: faces_of(path, leave_out) for key, path in map(pair, unseen)},
+        {key: clips_of(path, leave_out) for key, path in map(pair, clips)},
+        what=Release(name=name, commit=_commit(), date=date, stills=stills, changes=changes),
         out=out,
         report=typer.echo,
     )
@@ -341,42 +307,6 @@ def main() -> None:
     except StreamerError as error:
         typer.echo(f"streamer-train: {error}", err=True)
         sys.exit(error.exit_code)
-
-
-def _network(checkpoint: Path) -> tuple[FaceNet, F32]:
-    """Return a checkpoint's averaged network as trained, and its training set's class shares."""
-    from training import checkpoint as checkpoints
-    from training.recipes import config_from
-    from training.train import averaged_model
-
-    state = checkpoints.load(checkpoint)
-    net = averaged_model(config_from(state.config), state.average["state"])
-    return net, state.prior_K.numpy()
-
-
-def _faces(path: Path, leave_out: list[str]) -> FaceSet:
-    import numpy as np
-
-    from training.data import cache
-
-    faces = cache.load(path).faces
-    return faces.rows(~np.isin(faces.group_N, leave_out))
-
-
-def _clips(path: Path, leave_out: list[str]) -> ClipSet:
-    from training.data.clips import ClipSet
-
-    clips = ClipSet.load(path)
-    for subject in leave_out:
-        clips = clips.without(subject)
-    return clips
-
-
-def _pair(text: str) -> tuple[str, Path]:
-    name, mark, path = text.partition("=")
-    if not (name and mark and path):
-        raise ConfigError(f"{text!r} is not NAME=CACHE")
-    return name, Path(path)
 
 
 def _commit() -> str:

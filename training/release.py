@@ -9,7 +9,7 @@ Legend: N faces, T steps, D features, K classes.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,8 +27,8 @@ from training.data.labels import majority, targets
 from training.evaluate import Measured, fit_temperature, score, softmax
 from training.export import Exported, OnnxFile, calibrated, export
 from training.half import add_half
-from training.recipes import config_from
-from training.sequences import SequenceConfig, fit_head, read_clips
+from training.recipes import changed, config_from
+from training.sequences import fit_head, read_clips
 from training.smoothing import TemporalResult, best_average, judge
 from training.train import Validation, averaged_model, predict
 
@@ -43,10 +43,12 @@ if TYPE_CHECKING:
     from training.data.faces import FaceSet
     from training.model import FaceNet
     from training.recipes import TrainConfig
+    from training.sequences import SequenceConfig
     from training.temporal import TemporalHead
 
 __all__ = [
     "Release",
+    "clips_of_stills",
     "measure",
     "measure_all",
     "measure_head",
@@ -68,14 +70,14 @@ class Release:
         commit: of the training code.
         date: of the measurements, ISO.
         stills: pictures of the train split that become clips for the temporal head.
-        sequences: how.
+        changes: to the recipe, such as ``sequences.head.kind=gru``.
     """
 
     name: str
     commit: str
     date: str
     stills: int = 4000
-    sequences: SequenceConfig = field(default_factory=SequenceConfig)
+    changes: tuple[str, ...] = ()
 
 
 def release(
@@ -107,7 +109,7 @@ def release(
         BundleError: when the exported graphs do not compute what PyTorch does.
     """
     state = checkpoints.load(checkpoint)
-    config = config_from(state.config)
+    config = changed(config_from(state.config), list(what.changes))
     bare = averaged_model(config, state.average["state"])
     prior_K = state.prior_K.numpy()
 
@@ -116,7 +118,8 @@ def release(
     net = calibrated(bare, prior_K, share, temperature)
 
     report(f"training the temporal head on clips of {what.stills} stills")
-    head = _train_head(net, faces, config, what)
+    lessons = clips_of_stills(net, faces, config, what.stills)
+    head = fit_head(net, *lessons, config.sequences)
 
     report("measuring")
     measured = measure_all(net, faces, unseen, temperature)
@@ -125,7 +128,7 @@ def release(
         for name, clip_set in clips.items()
         for result in (measure_head(net, head, clip_set, name, stride) for stride in (1, 3))
     ]
-    temporal.append(measure_held(net, head, faces.part("valid"), what.sequences))
+    temporal.append(measure_held(net, head, faces.part("valid"), config.sequences))
 
     report("writing and proving the graphs")
     training = bundles.Training(
@@ -135,7 +138,7 @@ def release(
         data=state.data,
         date=what.date,
         config={**state.config, "epochs_done": state.epoch, "prior_share": share}
-        | {"head": asdict(what.sequences), "stills": what.stills},
+        | {"sequences": asdict(config.sequences), "stills": what.stills},
     )
     facts = card.Facts(
         name=what.name,
@@ -293,17 +296,21 @@ def _compare(
     )
 
 
-def _train_head(net: FaceNet, faces: FaceSet, config: TrainConfig, what: Release) -> TemporalHead:
+def clips_of_stills(
+    net: FaceNet, faces: FaceSet, config: TrainConfig, count: int
+) -> tuple[Tensor, Tensor]:
+    """Return features (N, T, D) of clips of ``count`` training pictures, and their targets."""
+    how = config.sequences
     train = faces.part("train")
     wanted, usable = targets(train, config.labels)
     train, wanted = train.rows(usable), wanted[usable]
     rates = draw_rates(wanted, config.balance)
-    rows = epoch_order(rates, 0, what.sequences.seed)[: what.stills]
+    rows = epoch_order(rates, 0, how.seed)[:count]
     stills, wanted = train.rows(rows), wanted[rows]
-    random = torch.Generator().manual_seed(what.sequences.seed)
+    random = torch.Generator().manual_seed(how.seed)
     pixels = torch.from_numpy(stills.images_NHW)
-    features = read_clips(net, pixels, framings(stills), what.sequences, random)
-    return fit_head(net, features, torch.from_numpy(wanted), what.sequences)
+    features = read_clips(net, pixels, framings(stills), how, random)
+    return features, torch.from_numpy(wanted)
 
 
 def _latency_ms(path: Path) -> tuple[float, float]:

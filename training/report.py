@@ -25,13 +25,16 @@ if TYPE_CHECKING:
 
     from training.data.audit import Audit
     from training.diagnose import Firing, GradientTrace
-    from training.evaluate import Measured
+    from training.evaluate import Interval, Measured
+    from training.heads import Compared, Reader
     from training.smoothing import TemporalResult
 
 __all__ = [
     "Section",
     "audit_sections",
+    "figure_svg",
     "firing_section",
+    "heads_section",
     "model_sections",
     "trace_section",
     "write",
@@ -175,6 +178,37 @@ def audit_sections(audit: Audit) -> list[Section]:
     ]
 
 
+def heads_section(data: str, clips: int, step_s: float, results: list[Compared]) -> Section:
+    """Return the section that compares temporal heads with moving averages of equal lag."""
+
+    def percent(i: Interval) -> str:
+        return f"{100 * i.value:.1f} ({100 * i.low:.1f} to {100 * i.high:.1f})"
+
+    def plain(i: Interval) -> str:
+        return f"{i.value:.2f} ({i.low:.2f} to {i.high:.2f})"
+
+    def figures(r: Reader) -> tuple[str, ...]:
+        return percent(r.apex), f"{100 * r.uar:.1f}", plain(r.flicker_hz), plain(r.lag_s)
+
+    rows = []
+    for c in results:
+        gains = (percent(c.apex_gain), plain(c.flicker_gain))
+        rows.append((c.head.name, c.learned_from, str(c.head.runs), *figures(c.head), *gains))
+        rows.append((c.average.name, "", "", *figures(c.average), "", ""))
+    header = ("reader", "learned from", "seeds", "apex %", "UAR %", "flicker (1/s)", "lag (s)")
+    text = (
+        f"{clips} clips of {data} at {step_s:.3f} s a step; 95 % bootstrap intervals over people. "
+        "Under each head stands the strongest moving average of the frames that does not lag "
+        "more; the gains are the head's minus the average's, drawn over the same people."
+    )
+    return Section(
+        title="Temporal heads",
+        text=text,
+        header=(*header, "apex gain", "flicker gain"),
+        rows=rows,
+    )
+
+
 def firing_section(layers: list[Firing]) -> Section:
     """Return the section about neurons that never or always fire."""
     rows = [(f.layer, str(len(f.share_C)), f"{f.dead:.3f}", f"{f.always:.3f}") for f in layers]
@@ -187,7 +221,7 @@ def firing_section(layers: list[Firing]) -> Section:
         title="Neurons",
         header=("layer", "channels", "dead", "always firing"),
         rows=rows,
-        plots=[("How often channels fire, a layer", _svg(figure))],
+        plots=[("How often channels fire, a layer", figure_svg(figure))],
     )
 
 
@@ -202,7 +236,7 @@ def trace_section(traces: list[GradientTrace]) -> Section:
     axes.set_xlabel("convolution, from the picture to the classifier")
     axes.set_ylabel("gradient over weight (norms)")
     axes.legend()
-    return Section(title="Gradients", plots=[("Geometric mean over the steps", _svg(figure))])
+    return Section(title="Gradients", plots=[("Geometric mean over the steps", figure_svg(figure))])
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -253,7 +287,8 @@ def _temporal(results: list[TemporalResult]) -> Section:
     return Section(title="Over time", header=header, rows=rows)
 
 
-def _svg(figure: Figure) -> str:
+def figure_svg(figure: Figure) -> str:
+    """Return a drawing as SVG that can stand inside a page."""
     buffer = io.StringIO()
     figure.tight_layout()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
@@ -273,7 +308,7 @@ def _curves(log: list[dict[str, Any]]) -> str:
         right.plot(epochs, [line[key] for line in log], label=key)
     right.set(xlabel="epoch", ylabel="validation")
     right.legend(fontsize=7)
-    return _svg(figure)
+    return figure_svg(figure)
 
 
 def _confusion(counts: list[list[int]]) -> str:
@@ -289,7 +324,7 @@ def _confusion(counts: list[list[int]]) -> str:
     axes.set_xticks(range(len(CLASSES)), CLASSES, rotation=60)
     axes.set_yticks(range(len(CLASSES)), CLASSES)
     axes.set(xlabel="said", ylabel="true")
-    return _svg(figure)
+    return figure_svg(figure)
 
 
 def _bars(counts: dict[str, dict[str, int]]) -> str:
@@ -302,4 +337,4 @@ def _bars(counts: dict[str, dict[str, int]]) -> str:
     axes.set_xticks(np.arange(len(CLASSES)) + 0.4, CLASSES)
     axes.set_yscale("log")
     axes.legend()
-    return _svg(figure)
+    return figure_svg(figure)

@@ -46,6 +46,7 @@ class SequenceConfig:
             neutral; its label then counts in full. So the head learns to read a faint change from
             a face's own neutral, which a single frame cannot tell.
         dropped: probability that a step is skipped.
+        real: share of a batch that real clips make up, where there are any.
         steady: weight of the squared change of probabilities between steps of equal target.
         epochs, batch, lr: of the head.
         seed: of everything.
@@ -61,6 +62,7 @@ class SequenceConfig:
     from_neutral: float = 0.25
     faint: float = 0.1
     dropped: float = 0.1
+    real: float = 0.25
     steady: float = 2.0
     epochs: int = 8
     batch: int = 128
@@ -193,6 +195,7 @@ def fit_head(
     targets_NK: Tensor,
     config: SequenceConfig,
     *,
+    real: tuple[Tensor, Tensor] | None = None,
     report: Callable[[int, float], None] = lambda *_: None,
 ) -> TemporalHead:
     """Train a head on clips.
@@ -202,6 +205,7 @@ def fit_head(
         features_NTD: its features of the clips.
         targets_NK: target distributions of the stills.
         config: how.
+        real: features (M, T, D) and targets (M, T, K) of real clips that are learned from too.
         report: told the epoch and its loss.
 
     Returns:
@@ -210,6 +214,8 @@ def fit_head(
     torch.manual_seed(config.seed)
     random = torch.Generator().manual_seed(config.seed)
     head = TemporalHead(config.head, net.classifier)
+    if head.memory is None:
+        return head.eval()
     weights = [p for p in head.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=config.lr, weight_decay=0.01)
     batches = max(1, len(features_NTD) // config.batch)
@@ -219,6 +225,11 @@ def fit_head(
         head.train()
         for rows in torch.randperm(len(features_NTD), generator=random).tensor_split(batches):
             x, wanted = blend(features_NTD, targets_NK, rows, config, random)
+            if real is not None:
+                drawn = torch.randint(
+                    len(real[0]), (round(config.real * len(x)),), generator=random
+                )
+                x, wanted = torch.cat([x, real[0][drawn]]), torch.cat([wanted, real[1][drawn]])
             logits = head(x)
             loss = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(0, 1))
             loss = loss + config.steady * _unrest(logits, wanted)

@@ -11,9 +11,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from streamer.types import F32, I64
 
-__all__ = ["EMA_WEIGHTS", "Steadiness", "TemporalResult", "best_average", "ema", "judge"]
+__all__ = [
+    "EMA_WEIGHTS",
+    "Each",
+    "Steadiness",
+    "TemporalResult",
+    "best_average",
+    "ema",
+    "judge",
+    "judge_each",
+]
 
 EMA_WEIGHTS = (1.0, 0.8, 0.65, 0.5, 0.4, 0.3, 0.2)
 """Weights of the newest frame that are tried as the baseline; 1 is no smoothing."""
@@ -43,6 +54,25 @@ class Steadiness:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Each:
+    """The same, a clip: arrays of M rows, float64.
+
+    Attributes:
+        apex_M: share of its apex frames read right.
+        final_M: 1 where its last frame is read right.
+        changes_M: label changes beyond the one that it contains.
+        seconds_M: its length.
+        lag_M: seconds until the label is right for good.
+    """
+
+    apex_M: NDArray[np.float64]
+    final_M: NDArray[np.float64]
+    changes_M: NDArray[np.float64]
+    seconds_M: NDArray[np.float64]
+    lag_M: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TemporalResult:
     """The head against frames alone and against a moving average of equal lag, on real clips."""
 
@@ -67,35 +97,42 @@ def ema(probabilities_TK: F32, weight: float) -> F32:
     return out
 
 
-def judge(clips: list[F32], labels_M: I64, step_s: float) -> Steadiness:
-    """Measure one way of reading.
+def judge_each(clips: list[F32], labels_M: I64, step_s: float) -> Each:
+    """Measure one way of reading, clip by clip.
 
     Args:
         clips: probabilities (T, K) of each clip.
         labels_M: class index of each clip's expression.
         step_s: seconds between two steps.
     """
-    apex: list[float] = []
-    final: list[bool] = []
-    changes, seconds = 0, 0.0
-    lags: list[float] = []
+    rows = []
     for probabilities_TK, label in zip(clips, labels_M, strict=True):
         said = probabilities_TK.argmax(axis=1)
         right = said == label
-        apex.append(float(right[-_APEX:].mean()))
-        final.append(bool(right[-1]))
-        changes += max(0, int((said[1:] != said[:-1]).sum()) - 1)
-        seconds += len(said) * step_s
         wrong = np.flatnonzero(~right)
-        lags.append(step_s * (int(wrong[-1]) + 1 if len(wrong) else 0))
-    apex_M = np.array(apex)
+        rows.append(
+            (
+                right[-_APEX:].mean(),
+                right[-1],
+                max(0, int((said[1:] != said[:-1]).sum()) - 1),
+                len(said) * step_s,
+                step_s * (wrong[-1] + 1 if len(wrong) else 0),
+            )
+        )
+    apex, final, changes, seconds, lag = np.array(rows, np.float64).T
+    return Each(apex_M=apex, final_M=final, changes_M=changes, seconds_M=seconds, lag_M=lag)
+
+
+def judge(clips: list[F32], labels_M: I64, step_s: float) -> Steadiness:
+    """Measure one way of reading over all clips; the arguments are those of ``judge_each``."""
+    each = judge_each(clips, labels_M, step_s)
     return Steadiness(
         clips=len(clips),
-        apex_accuracy=float(apex_M.mean()),
-        uar=float(np.mean([apex_M[labels_M == k].mean() for k in np.unique(labels_M)])),
-        final_accuracy=float(np.mean(final)),
-        flicker_hz=changes / seconds,
-        lag_s=float(np.mean(lags)),
+        apex_accuracy=float(each.apex_M.mean()),
+        uar=float(np.mean([each.apex_M[labels_M == k].mean() for k in np.unique(labels_M)])),
+        final_accuracy=float(each.final_M.mean()),
+        flicker_hz=float(each.changes_M.sum() / each.seconds_M.sum()),
+        lag_s=float(each.lag_M.mean()),
     )
 
 

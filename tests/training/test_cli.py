@@ -51,7 +51,7 @@ def test_fit_resume_evaluate_export(
     assert [row["framing"] for row in scores] == ["as published", "eye-aligned"]
     assert scores[0]["scores"]["n"] == 32
 
-    more = ("--unseen", f"other={data}", "--stills", "16", "--name", "small")
+    more = ("--unseen", f"other={data}", "--stills", "16", "--name", "small", "--head", "gru")
     out = tmp_path / "bundle"
     code, _, errors = train("export", best, *given, *more, "--out", str(out), capsys=capsys)
     assert code == 0, errors
@@ -60,6 +60,7 @@ def test_fit_resume_evaluate_export(
         bundle, OnnxFile(bundle.features_path), OnnxFile(bundle.temporal_path)
     )
     assert worst < 1e-4
+    assert bundle.manifest.temporal.kind == "gru"
     measured = {(m.dataset, m.name) for m in bundle.manifest.metrics}
     assert {("FER+", "uar"), ("other", "accuracy")} <= measured
     assert all(m.date and m.split for m in bundle.manifest.metrics)

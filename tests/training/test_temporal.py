@@ -103,6 +103,12 @@ def test_packed_sequences_ignore_what_follows_their_end() -> None:
     torch.testing.assert_close(packed[0, :3], alone[0], atol=1e-5, rtol=1e-5)
 
 
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """Leave the other cores to whoever else tests here."""
+    torch.set_num_threads(1)
+
+
 def test_rows_do_not_mix() -> None:
     """Changing one row leaves every other row's logits as they were."""
     head = trained_looking()
