@@ -254,6 +254,11 @@ def load(path: Path) -> Config:
         with path.open("rb") as file:
             content = file.read(_LIMIT + 1)
             mode = os.fstat(file.fileno()).st_mode
+    except PermissionError:
+        raise ConfigError(
+            f"{path}: permission denied; let the account of the service read it, as with "
+            "`chgrp streamer` and `chmod 640`"
+        ) from None
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; name a file with --config") from None
     if len(content) > _LIMIT:

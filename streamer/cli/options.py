@@ -18,7 +18,9 @@ __all__ = [
 ]
 
 ConfigOption = Annotated[
-    Path, typer.Option("--config", "-c", metavar="FILE", help="The TOML configuration.")
+    Path,
+    # readable: whether it can be read is ours to say, with exit code 78 and not 2
+    typer.Option("--config", "-c", metavar="FILE", readable=False, help="The TOML configuration."),
 ]
 FolderOption = Annotated[
     str, typer.Option("--assets", metavar="DIR", help="Folder of the model files.")
