@@ -126,8 +126,11 @@ def test_what_is_copied_and_installed_exists() -> None:
                 assert (ROOT / source).exists(), source
                 assert source in let_through, source
         elif word == "RUN" and "pip install" in rest:
-            (wanted,) = re.findall(r"'\.\[([\w,]+)\]'", rest)
-            assert set(wanted.split(",")) <= set(extras)
+            for wanted in re.findall(r"'\.\[([\w,]+)\]'", rest):
+                assert set(wanted.split(",")) <= set(extras)
+            for lock in re.findall(r"-r (\S+)", rest):
+                assert (ROOT / lock).is_file()
+                assert "--require-hashes" in rest
         elif word == "RUN" and "assets install" in rest:
             assert rest.split()[-1] in assets.ASSETS
     targets = {COMPOSE["services"]["streamer"]["build"]["target"]}
