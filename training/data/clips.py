@@ -30,10 +30,11 @@ if TYPE_CHECKING:
     from streamer.stages import Detector
     from streamer.types import I64, U8
 
-__all__ = ["ClipSet", "read_ckplus_sequences"]
+__all__ = ["FRAME_S", "ClipSet", "Store", "crop_of", "read_ckplus_sequences"]
 
 _INDEX = "index.csv"
-_FRAME_S = 1.0 / 30.0  # CK+ was recorded at 30 frames a second (Lucey 2010)
+FRAME_S = 1.0 / 30.0
+"""CK+ was recorded at 30 frames a second (Lucey 2010)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,8 +121,15 @@ class ClipSet:
         )
 
 
-class _Store:
-    """Files by name, from a folder or a zip alike."""
+class Store:
+    """Files by name, from a folder or a zip alike.
+
+    Attributes:
+        names: of all files, sorted, with slashes.
+
+    Raises:
+        ConfigError: when a file is no zip.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -138,6 +146,11 @@ class _Store:
                 yield file.relative_to(self._path).as_posix()
 
     def read(self, name: str) -> bytes:
+        """Return a file's content.
+
+        Raises:
+            ConfigError: when it is not there.
+        """
         try:
             return self._zip.read(name) if self._zip else (self._path / name).read_bytes()
         except (KeyError, OSError):
@@ -158,7 +171,7 @@ def read_ckplus_sequences(path: Path, detector: Detector, size_px: int = 48) -> 
     Raises:
         ConfigError: when the index is missing, a label is unknown, or no face is found at all.
     """
-    store = _Store(path)
+    store = Store(path)
     crops: list[U8] = []
     starts: list[int] = []
     rows = list(csv.DictReader(io.StringIO(store.read(_INDEX).decode())))
@@ -168,7 +181,7 @@ def read_ckplus_sequences(path: Path, detector: Detector, size_px: int = 48) -> 
             raise ConfigError(f"{path}: {_INDEX}: label {row['label']!r} is none of {CLASSES}")
         prefix = f"frames/{row['label']}/{row['sequence']}/"
         frames = [n for n in store.names if n.startswith(prefix)]
-        clip = [c for n in frames if (c := _crop(store.read(n), detector, size_px)) is not None]
+        clip = [c for n in frames if (c := crop_of(store.read(n), detector, size_px)) is not None]
         if clip:
             kept.append(row)
             starts.append(len(crops))
@@ -181,12 +194,13 @@ def read_ckplus_sequences(path: Path, detector: Detector, size_px: int = 48) -> 
         labels_M=np.array([CLASSES.index(r["label"]) for r in kept], np.int64),
         subjects_M=np.array([r["subject"] for r in kept], np.str_),
         names_M=np.array([r["sequence"] for r in kept], np.str_),
-        step_s=_FRAME_S,
+        step_s=FRAME_S,
         sources={path.name: file_sha256(path)} if path.is_file() else {},
     )
 
 
-def _crop(coded: bytes, detector: Detector, size_px: int) -> U8 | None:
+def crop_of(coded: bytes, detector: Detector, size_px: int) -> U8 | None:
+    """Decode a picture and cut its face as the daemon does; None where none is found."""
     picture = cv2.imdecode(np.frombuffer(coded, np.uint8), cv2.IMREAD_GRAYSCALE)
     if picture is None:
         return None

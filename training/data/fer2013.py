@@ -11,14 +11,14 @@ import numpy as np
 from streamer.errors import ConfigError
 from training.data.faces import CLASSES, MISSING, FaceSet
 from training.data.packed import FER2013_NAMES, second_labels
+from training.data.table import rows_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from streamer.types import F32, U8
 
-__all__ = ["read_fer2013", "read_ferplus_folder"]
+__all__ = ["read_fer2013", "read_fer2013_with_votes", "read_ferplus_folder"]
 
 _SIDE = 48
 _USAGE = {"Training": "train", "PublicTest": "valid", "PrivateTest": "test"}
@@ -39,7 +39,7 @@ def read_fer2013(pictures: Path, votes: Path | None = None) -> FaceSet:
     Raises:
         ConfigError: naming file and line, when a row is not what the format says.
     """
-    rows = list(_rows(pictures, ("emotion", "pixels", "Usage")))
+    rows = list(rows_of(pictures, ("emotion", "pixels", "Usage")))
     images = np.stack([_picture(pictures, i, row["pixels"]) for i, row in rows])
     numbers = np.array([_label(pictures, i, row["emotion"]) for i, row in rows], np.int64)
     split = np.array([_usage(pictures, i, row["Usage"]) for i, row in rows], np.str_)
@@ -53,6 +53,12 @@ def read_fer2013(pictures: Path, votes: Path | None = None) -> FaceSet:
             "use the two files of one release"
         )
     return _set(images, counted, other=other, second=own, split=split, names=names)
+
+
+def read_fer2013_with_votes(pictures: Path) -> FaceSet:
+    """Read ``fer2013.csv``, with FER+'s votes where ``fer2013new.csv`` lies beside it."""
+    votes = pictures.with_name("fer2013new.csv")
+    return read_fer2013(pictures, votes if votes.is_file() else None)
 
 
 def read_ferplus_folder(folder: Path) -> FaceSet:
@@ -120,24 +126,6 @@ def _set(
     )
 
 
-def _rows(path: Path, needed: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Return each row of a table with a header, with its line number."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            missing = [n for n in needed if n not in (reader.fieldnames or [])]
-            if missing:
-                raise ConfigError(f"{path}: line 1: no column {', '.join(missing)}")
-            for row in reader:
-                if any(row[n] is None for n in needed):
-                    raise ConfigError(f"{path}: line {reader.line_num}: too few columns")
-                yield reader.line_num, row
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{path}: not a table of text: {error}") from None
-
-
 def _picture(path: Path, line: int, text: str) -> U8:
     try:
         values = np.array(text.split(), np.int64)
@@ -162,7 +150,7 @@ def _usage(path: Path, line: int, text: str) -> str:
 
 def _votes(path: Path) -> tuple[F32, F32, list[str]]:
     columns = (*CLASSES, *_OTHER)
-    rows = list(_rows(path, ("Image name", *columns)))
+    rows = list(rows_of(path, ("Image name", *columns)))
     values = np.array([_numbers(path, i, [row[c] for c in columns]) for i, row in rows], np.float32)
     k = len(CLASSES)
     return values[:, :k], values[:, k:].sum(axis=1), [row["Image name"] for _, row in rows]

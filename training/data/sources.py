@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING
 
 from streamer.errors import ConfigError
 from training.data import cache
-from training.data.clips import read_ckplus_sequences
-from training.data.fer2013 import read_fer2013, read_ferplus_folder
+from training.data.ckplus import read_ckplus, read_ckplus_clips
+from training.data.clips import ClipSet
+from training.data.corpora import read_affectnet, read_expw, read_rafdb
+from training.data.fer2013 import read_fer2013_with_votes, read_ferplus_folder
 from training.data.folders import read_folders
 from training.data.packed import read_ckplus48, read_ferplus
+from training.data.videos import read_video_clips, read_videos
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,10 +28,34 @@ FORMATS = {
     "ckplus-packed": "one .npz with CK+'s apex frames at 48 x 48",
     "fer2013": "fer2013.csv, and fer2013new.csv beside it where it is there",
     "ferplus-folder": "FER2013Train, FER2013Valid, FER2013Test with label.csv and pictures",
+    "rafdb": "RAF-DB: EmoLabel/list_patition_label.txt and Image/aligned",
+    "affectnet": "AffectNet: training.csv and validation.csv, or train_set and val_set",
+    "expw": "ExpW: label.lst and the pictures in origin",
     "folders": "a folder a class, with or without train, val and test above",
-    "ckplus-clips": "index.csv and frames/<label>/<sequence>/, a folder or a zip",
+    "videos": "a CSV of video, start_s, end_s, label (subject, split); faces, ten a second",
+    "ckplus": "CK+: Emotion and cohn-kanade-images; the last three frames as test pictures",
+    "ckplus-clips": "CK+'s sequences, or index.csv and frames/<label>/<sequence>/, as clips",
+    "video-clips": "the same CSV as videos; each line a clip",
 }
 """What can be imported, in words for a person."""
+_PICTURES: dict[str, Callable[[Path], FaceSet]] = {
+    "ferplus-packed": read_ferplus,
+    "ckplus-packed": read_ckplus48,
+    "fer2013": read_fer2013_with_votes,
+    "ferplus-folder": read_ferplus_folder,
+    "rafdb": read_rafdb,
+    "affectnet": read_affectnet,
+    "expw": read_expw,
+    "folders": read_folders,
+}
+"""Pictures of one face each."""
+_DETECTED: dict[str, Callable[[Path, Detector], ClipSet | FaceSet]] = {
+    "ckplus": read_ckplus,
+    "ckplus-clips": read_ckplus_clips,
+    "videos": read_videos,
+    "video-clips": read_video_clips,
+}
+"""Whole frames, in which a face has to be found first."""
 
 
 def make_cache(
@@ -54,13 +81,16 @@ def make_cache(
     Raises:
         ConfigError: when the kind is unknown or the corpus is not of that kind.
     """
-    if kind == "ckplus-clips":
+    if kind in _DETECTED:
         if detector is None:
-            raise ConfigError("ckplus-clips needs a face detector; name one with --detector")
-        clips = read_ckplus_sequences(source, detector)
-        clips.save(out)
-        return len(clips)
-    faces = _read(kind, source)
+            raise ConfigError(f"{kind} needs a face detector; name one with --detector")
+        read = _DETECTED[kind](source, detector)
+        if isinstance(read, ClipSet):
+            read.save(out)
+            return len(read)
+        faces = read
+    else:
+        faces = _read(kind, source)
     if detector is not None:
         faces = cache.find_landmarks(faces, detector, progress)
     cache.save(out, faces, [source] if source.is_file() else [])
@@ -68,18 +98,7 @@ def make_cache(
 
 
 def _read(kind: str, source: Path) -> FaceSet:
-    match kind:
-        case "ferplus-packed":
-            return read_ferplus(source)
-        case "ckplus-packed":
-            return read_ckplus48(source)
-        case "fer2013":
-            votes = source.with_name("fer2013new.csv")
-            return read_fer2013(source, votes if votes.is_file() else None)
-        case "ferplus-folder":
-            return read_ferplus_folder(source)
-        case "folders":
-            return read_folders(source)
-        case _:
-            known = "; ".join(f"{name}: {words}" for name, words in FORMATS.items())
-            raise ConfigError(f"format {kind!r} is not known; choose one of {known}")
+    if kind not in _PICTURES:
+        known = "; ".join(f"{name}: {words}" for name, words in FORMATS.items())
+        raise ConfigError(f"format {kind!r} is not known; choose one of {known}")
+    return _PICTURES[kind](source)
