@@ -85,3 +85,15 @@ def test_every_package_has_a_reason() -> None:
         lines = [line for line in text.splitlines() if f'"{requirement}"' in line]
         assert lines, requirement
         assert all("#" in line for line in lines), f"no reason beside {requirement}"
+
+
+def test_the_tests_that_documents_rely_on_are_there() -> None:
+    """Where a document says that a test holds what it claims, the test exists."""
+    named = {
+        match
+        for path in DOCUMENTS
+        for match in re.findall(r"`(tests/[\w/]+\.py)::(?:\w+::)?(\w+)`", path.read_text())
+    }
+    assert len(named) > 20
+    for file, test in sorted(named):
+        assert re.search(rf"(?m)^\s*def {test}\(", (ROOT / file).read_text()), f"{file}::{test}"
