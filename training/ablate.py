@@ -1,12 +1,18 @@
 """What each technique of the theory is worth, measured: one change at a time, several seeds.
 
-A variant is the base recipe with some values changed. All variants of a seed share its weights'
-seed and its order of pictures, so differences are paired.
+All variants of a seed share its pictures, its weights' seed and its order, so that differences are
+paired. Every finished run is kept, so that an ablation can be stopped and gone on with at any time.
+
+Legend: N faces, F framings.
 """
 
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import time
+import zlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,111 +21,96 @@ import numpy as np
 from streamer.errors import ConfigError
 from training.data.cache import recut
 from training.data.labels import majority
-from training.evaluate import confusion, from_confusion
 from training.recipes import changed, to_plain
-from training.train import Validation, averaged_model, fit, predict
+from training.train import averaged_model, fit, predict
+from training.variants import BASE, VARIANTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
+    from streamer.types import I64, U8
     from training.data.faces import FaceSet
     from training.recipes import TrainConfig
 
-__all__ = ["VARIANTS", "Outcome", "ablate", "table"]
+__all__ = ["VALID", "Progress", "Run", "Yardstick", "ablate", "quarter"]
 
-VARIANTS: dict[str, list[str]] = {
-    "base": [],
-    "one hard label": ['labels.kind="hard"', "labels.second_votes=0"],
-    "votes alone": ["labels.second_votes=0"],
-    "second label, 5 votes": ["labels.second_votes=5"],
-    "contempt merged into disgust": ['labels.merge=[["contempt","disgust"]]'],
-    "natural order": ['balance.kind="natural"'],
-    "undersampling": ['balance.kind="under"'],
-    "cyclic training": ['balance.kind="cyclic"'],
-    "all classes alike": ["balance.power=0"],
-    "no logit adjustment": ["loss.adjust=0"],
-    "class weights": ["loss.adjust=0", 'balance.kind="natural"', 'loss.weights="effective"'],
-    "no augmentation": [
-        "augment.recut=0",
-        "augment.flip=0",
-        "augment.rotate_deg=0",
-        "augment.zoom=0",
-        "augment.shift=0",
-        "augment.gamma=0",
-        "augment.light=0",
-        "augment.blur=0",
-        "augment.small=0",
-        "augment.noise=0",
-        "augment.jpeg=0",
-        "augment.erase=0",
-        "augment.mixup=0",
-    ],
-    "no mixup": ["augment.mixup=0"],
-    "cutmix": ["augment.cutmix=0.5"],
-    "no erasing": ["augment.erase=0"],
-    "no camera faults": [
-        "augment.light=0",
-        "augment.blur=0",
-        "augment.small=0",
-        "augment.noise=0",
-        "augment.jpeg=0",
-    ],
-    "corpus framing only": ["augment.recut=0"],
-    "binary cross-entropy": ['loss.kind="binary"'],
-    "focal loss": ['loss.kind="focal"'],
-    "asymmetric loss": ['loss.kind="asymmetric"'],
-    "label smoothing": ["loss.smoothing=0.1"],
-    "L1": ["loss.l1=1e-6"],
-    "no weight decay": ["optim.decay=0"],
-    "momentum": ['optim.name="nesterov"', "optim.lr=0.1", "optim.decay=0.0005"],
-    "RMSProp": ['optim.name="rmsprop"', "optim.lr=0.0005"],
-    "Adam": ['optim.name="adam"', "optim.decay=0"],
-    "sharpness-aware": ["optim.sharpness=0.05"],
-    "exponential decay": ['optim.schedule="exponential"'],
-    "one cycle": ['optim.schedule="one_cycle"', "optim.warmup=0"],
-    "constant rate": ['optim.schedule="constant"'],
-    "no averaged weights": ["optim.average=0"],
-    "no dropout, no drop path": ["model.dropout=0", "model.drop_path=0"],
-    "no skip connections": ["model.skip=false"],
-    "no squeeze-and-excitation": ["model.squeeze=0"],
-    "depthwise convolutions": ['model.block="depthwise"'],
-    "5 x 5 kernels": ["model.kernel=5"],
-    "dilation": ["model.dilation=2"],
-    "max pooling": ['model.down="max"'],
-    "blur pooling": ['model.down="blur"'],
-    "flatten: maximum": ['model.flatten="max"'],
-    "flatten: plain": ['model.flatten="plain"'],
-    "flatten: by convolution": ['model.flatten="depthwise"'],
-    "flatten: mean and maximum": ['model.flatten="mean_max"'],
-    "rest of tireless neurons": ["model.rest=0.9"],
-    "leaky ReLU": ['model.activation="leaky_relu"'],
-    "sigmoid": ['model.activation="sigmoid"'],
-    "tanh": ['model.activation="tanh"'],
-    "SiLU": ['model.activation="silu"'],
-    "HardSwish": ['model.activation="hardswish"'],
-}
-"""Each row of the theory's table as a change to the base recipe."""
+VALID = "validation"
+"""The name of the set that a run's operating point is chosen on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """One run.
+class Yardstick:
+    """A set of clearly labelled faces that every run reads.
+
+    Attributes:
+        views_FNHW: the faces in one framing or in several, uint8.
+        labels_N: class indices.
+        groups_N: what belongs together: a subject, or copies of one picture.
+    """
+
+    views_FNHW: list[U8]
+    labels_N: I64
+    groups_N: NDArray[np.str_]
+
+    @staticmethod
+    def of(faces: FaceSet, *, raw: bool) -> Yardstick:
+        """Cut the clear faces as the daemon does; ``raw``: and as they were published."""
+        labels, clear = majority(faces)
+        kept = faces.rows(clear)
+        views = [recut(kept)[0]] + ([kept.images_NHW] if raw else [])
+        return Yardstick(views_FNHW=views, labels_N=labels[clear], groups_N=kept.group_N)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One finished run.
 
     Attributes:
         variant, seed: which.
-        accuracy, uar: on validation, at the share of the prior that validation chose, the mean of
-            both framings.
-        unseen: (accuracy, UAR) of each corpus never trained on, at the same share.
-        seconds: of training.
+        guesses: what it said of each set, (F, N) class indices, at the share of the prior that
+            validation chose.
+        prior_share: that share.
+        seconds: of training and reading, by the clock.
+        cpu_s: the same by the processors' time, which other work on the machine does not stretch.
     """
 
     variant: str
     seed: int
-    accuracy: float
-    uar: float
-    unseen: dict[str, tuple[float, float]]
+    guesses: dict[str, NDArray[np.uint8]]
+    prior_share: float
     seconds: float
+    cpu_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where an ablation stands after a run.
+
+    Attributes:
+        runs: all that are finished; the last one just now, or found finished.
+        sets: what they read.
+        total: how many there will be.
+        left_s: seconds that the others will take, from the time of those made now; None before.
+    """
+
+    runs: list[Run]
+    sets: dict[str, Yardstick]
+    total: int
+    left_s: float | None
+
+
+def quarter(faces: FaceSet, share: float, seed: int) -> FaceSet:
+    """Return the set with a share of every class of its train split, the other splits whole."""
+    rng = np.random.default_rng(seed)
+    keep = faces.split_N != "train"
+    top = faces.votes_NK.argmax(axis=1)
+    for k in np.unique(top[~keep]):
+        rows = np.flatnonzero((faces.split_N == "train") & (top == k))
+        keep[rng.permutation(rows)[: int(np.ceil(share * len(rows)))]] = True
+    return faces.rows(keep)
 
 
 def ablate(
@@ -130,9 +121,10 @@ def ablate(
     *,
     names: tuple[str, ...] = tuple(VARIANTS),
     seeds: tuple[int, ...] = (0, 1, 2),
-    report: Callable[[Outcome], None] = lambda _: None,
-) -> list[Outcome]:
-    """Run every variant with every seed; finished runs are kept, so that it can be interrupted.
+    share: float = 0.25,
+    report: Callable[[Progress], None] = lambda _: None,
+) -> list[Run]:
+    """Run every variant with every seed.
 
     Args:
         base: the recipe that is changed; its number of epochs is the budget of each run.
@@ -140,93 +132,102 @@ def ablate(
         unseen: corpora that are only measured.
         out: a directory a run.
         names: variants to run; the base is always among them.
-        seeds: of the paired runs.
-        report: told each outcome.
+        seeds: of the paired runs; every seed draws its own share of the pictures.
+        share: of the train split that a run sees.
+        report: told each run; all runs of a seed come before those of the next.
+
+    Returns:
+        The runs.
 
     Raises:
         ConfigError: when a name is no variant.
     """
     unknown = [name for name in names if name not in VARIANTS]
     if unknown:
-        raise ConfigError(f"variant {unknown[0]!r} does not exist; choose of {', '.join(VARIANTS)}")
-    outcomes = []
-    for seed in seeds:
-        for name in dict.fromkeys(("base", *names)):
-            config = replace(changed(base, VARIANTS[name]), seed=seed)
-            place = out / f"{name.replace(' ', '_').replace(':', '')}-{seed}"
-            outcome = _run(name, config, faces, unseen, place)
-            outcomes.append(outcome)
-            report(outcome)
-    return outcomes
-
-
-def table(outcomes: list[Outcome]) -> list[tuple[str, ...]]:
-    """Return rows of text: a variant, runs, mean figures and paired difference to the base.
-
-    The difference comes with its standard error over the seeds where there are at least two;
-    fewer than three seeds are no evidence.
-    """
-    base = {o.seed: o for o in outcomes if o.variant == "base"}
-    rows = []
-    for name in dict.fromkeys(o.variant for o in outcomes):
-        runs = [o for o in outcomes if o.variant == name]
-        cells = [name, str(len(runs))]
-        for read in (_score, *(_reader(corpus) for corpus in runs[0].unseen)):
-            values = np.array([read(o) for o in runs])
-            gains = np.array([read(o) - read(base[o.seed]) for o in runs if o.seed in base])
-            cells += [f"{100 * values.mean():.1f}", _gain(gains)]
-        rows.append(tuple(cells))
-    return rows
-
-
-def _gain(gains: np.ndarray) -> str:
-    if len(gains) == 0:
-        return "no base"
-    if len(gains) == 1:
-        return f"{100 * gains[0]:+.1f}"
-    return f"{100 * gains.mean():+.1f} ± {100 * gains.std(ddof=1) / len(gains) ** 0.5:.1f}"
-
-
-def _score(outcome: Outcome) -> float:
-    return (outcome.accuracy + outcome.uar) / 2.0
-
-
-def _reader(corpus: str) -> Callable[[Outcome], float]:
-    return lambda outcome: sum(outcome.unseen[corpus]) / 2.0
-
-
-def _run(
-    name: str, config: TrainConfig, faces: FaceSet, unseen: dict[str, FaceSet], place: Path
-) -> Outcome:
-    done = place / "outcome.json"
-    wanted = json.dumps(to_plain(config), sort_keys=True)
-    if done.is_file():
-        saved = json.loads(done.read_text())
-        if saved.pop("config") == wanted:
-            saved["unseen"] = {k: tuple(v) for k, v in saved["unseen"].items()}
-            return Outcome(**saved)
-    seconds: list[float] = []
-    state = fit(config, faces, place, report=lambda line: seconds.append(line["seconds"]))
-    net = averaged_model(config, state.average["state"])
-    prior_K = state.prior_K.numpy()
-    scores = Validation.of(faces.part("valid")).score(net, prior_K)
-    offset = scores["prior_share"] * np.log(prior_K)
-    measured = {}
-    for corpus, other in unseen.items():
-        labels, clear = majority(other)
-        _, logits = predict(net, recut(other)[0][clear])
-        accuracy, recall, _ = from_confusion(
-            confusion(labels[clear], (logits + offset).argmax(axis=1), len(prior_K))
+        raise ConfigError(
+            f"variant {unknown[0]!r} does not exist; `ablate --list` prints those that do"
         )
-        measured[corpus] = (float(accuracy), float(np.nanmean(recall)))
-    outcome = Outcome(
+    sets = {VALID: Yardstick.of(faces.part("valid"), raw=True)}
+    sets |= {name: Yardstick.of(other, raw=False) for name, other in unseen.items()}
+    stamp = {"share": share, "sets": {k: _checksum(v) for k, v in sets.items()}}
+    stamp |= {"train": zlib.crc32(np.ascontiguousarray(faces.part("train").images_NHW).data)}
+    chosen = tuple(dict.fromkeys((BASE, *names)))
+    runs: list[Run] = []
+    made: list[float] = []
+    for seed in seeds:
+        part: FaceSet | None = None
+        for name in chosen:
+            config = replace(changed(base, list(VARIANTS[name].changes)), seed=seed)
+            place = out / "runs" / f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}-{seed}"
+            key = json.dumps({"config": to_plain(config), **stamp}, sort_keys=True)
+            run = _finished(place, key)
+            if run is None:
+                part = part or quarter(faces, share, seed)
+                run = _run(name, config, part, sets, place, key)
+                made.append(run.seconds)
+            runs.append(run)
+            total = len(chosen) * len(seeds)
+            left = float(np.mean(made)) * (total - len(runs)) if made else None
+            report(Progress(runs=runs, sets=sets, total=total, left_s=left))
+    return runs
+
+
+def _run(  # noqa: PLR0917 - one call
+    name: str,
+    config: TrainConfig,
+    faces: FaceSet,
+    sets: dict[str, Yardstick],
+    place: Path,
+    key: str,
+) -> Run:
+    began, cpu_began = time.monotonic(), time.process_time()
+    shutil.rmtree(place, ignore_errors=True)
+    lines: list[dict[str, float]] = []
+    state = fit(config, faces, place, report=lines.append)
+    net = averaged_model(config, state.average["state"])
+    share = lines[-1]["prior_share"]
+    offset_K = share * np.log(state.prior_K.numpy())
+    guesses = {
+        which: np.stack(
+            [
+                (predict(net, view)[1] + offset_K).argmax(axis=1).astype(np.uint8)
+                for view in yardstick.views_FNHW
+            ]
+        )
+        for which, yardstick in sets.items()
+    }
+    run = Run(
         variant=name,
         seed=config.seed,
-        accuracy=(scores["accuracy"] + scores["accuracy_recut"]) / 2.0,
-        uar=(scores["uar"] + scores["uar_recut"]) / 2.0,
-        unseen=measured,
-        seconds=sum(seconds),
+        guesses=guesses,
+        prior_share=share,
+        seconds=time.monotonic() - began,
+        cpu_s=time.process_time() - cpu_began,
     )
-    plain = {f: getattr(outcome, f) for f in Outcome.__dataclass_fields__}
-    done.write_text(json.dumps({**plain, "config": wanted}))
-    return outcome
+    for checkpoint in place.glob("*.pt"):
+        checkpoint.unlink()  # hundreds of runs would fill a disk
+    plain = {f: getattr(run, f) for f in ("variant", "seed", "prior_share", "seconds", "cpu_s")}
+    np.savez_compressed(place / "guesses.npz", allow_pickle=False, **guesses)
+    part = place / "run.json.part"
+    part.write_text(json.dumps({**plain, "key": key}))
+    part.rename(place / "run.json")  # last, so that a run is there whole or not at all
+    return run
+
+
+def _finished(place: Path, key: str) -> Run | None:
+    """Return a run of an earlier call, if it was of this very configuration and data."""
+    try:
+        saved = json.loads((place / "run.json").read_text())
+        if saved.pop("key") != key:
+            return None
+        with np.load(place / "guesses.npz", allow_pickle=False) as arrays:
+            return Run(**saved, guesses={k: arrays[k] for k in arrays.files})
+    except (OSError, ValueError, KeyError, EOFError):
+        return None  # never begun, or cut off by an interruption
+
+
+def _checksum(yardstick: Yardstick) -> int:
+    sum_ = zlib.crc32(np.ascontiguousarray(yardstick.labels_N).data)
+    for view in yardstick.views_FNHW:
+        sum_ = zlib.crc32(np.ascontiguousarray(view).data, sum_)
+    return sum_

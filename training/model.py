@@ -55,7 +55,8 @@ class ModelConfig:
 
     Attributes:
         size_px: side of the crop.
-        stem: channels of the first convolution, at full resolution.
+        stem: channels of the first convolution.
+        stem_stride: 1 keeps the full resolution behind it, 2 halves it.
         widths: channels of each stage; every stage halves the resolution.
         depths: blocks of each stage.
         features: D, the length of the vector the temporal head reads.
@@ -81,6 +82,7 @@ class ModelConfig:
 
     size_px: int = 48
     stem: int = 24
+    stem_stride: int = 1
     widths: tuple[int, ...] = (48, 96, 160)
     depths: tuple[int, ...] = (1, 2, 2)
     features: int = 128
@@ -317,8 +319,9 @@ class FaceNet(nn.Module):
         _check(config)
         self.config = config
         self.standardise = Standardise() if config.standardise else nn.Identity()
+        stride, mode = config.stem_stride, config.padding
         self.stem = nn.Sequential(
-            nn.Conv2d(1, config.stem, 3, padding=1, bias=False, padding_mode=config.padding),
+            nn.Conv2d(1, config.stem, 3, stride, padding=1, bias=False, padding_mode=mode),
             _norm(config, config.stem),
             ACTIVATIONS[config.activation](),
         )
@@ -330,7 +333,7 @@ class FaceNet(nn.Module):
                 blocks.append(Block(config, c_in, width, halve=i == 0, p=p))
                 c_in = width
         self.blocks = nn.Sequential(*blocks)
-        d, side = config.features, config.size_px // 2 ** len(config.widths)
+        d, side = config.features, config.size_px // config.stem_stride // 2 ** len(config.widths)
         self.flatten = Flatten(config.flatten, c_in, side)
         norm = nn.BatchNorm1d(d) if config.norm == "batch" else nn.LayerNorm(d)
         self.neck = nn.Sequential(nn.Linear(self.flatten.width, d, bias=False), norm, nn.SiLU())
@@ -400,7 +403,8 @@ def _check(config: ModelConfig) -> None:
         raise ConfigError(
             'model.block "branches" folds batch normalisation away; set model.norm="batch" with it'
         )
-    if config.size_px % 2 ** len(config.widths) or len(config.widths) != len(config.depths):
+    shrinks = config.stem_stride * 2 ** len(config.widths)
+    if config.size_px % shrinks or len(config.widths) != len(config.depths):
         raise ConfigError(
             f"model: {config.size_px} px cannot be halved {len(config.widths)} times with "
             f"{len(config.depths)} depths; give as many depths as widths, and a side that divides"

@@ -133,7 +133,8 @@ def fit(  # noqa: C901, PLR0912, PLR0915 - one run, readable from top to bottom
 
         # --- validate the averaged weights; keep the last state and the best
         scores, improved = {}, False
-        if (epoch + 1) % config.validate == 0 or epoch + 1 == config.epochs:
+        every = config.validate or config.epochs
+        if (epoch + 1) % every == 0 or epoch + 1 == config.epochs:
             if workers.first:
                 judged = averaged_model(config, average.state).to(device)
                 scores = valid.score(judged, prior_K.numpy())

@@ -43,6 +43,10 @@ def test_the_commands_of_the_readme_lead_to_a_bundle(shared: Path, tmp_path: Pat
     for command in commands:
         small = command.partition("#")[0].replace("--recipe ferplus", "--recipe smoke")
         small += " --stills 16" if " export " in small else ""
+        if " ablate --data" in small:  # of its runs one is enough, on what there is
+            small = (
+                "streamer-train ablate --data cache/ferplus.npz --recipe smoke --seeds 1 --only L1"
+            )
         done = subprocess.run(
             ["bash", "-c", small],
             cwd=tmp_path,

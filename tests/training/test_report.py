@@ -1,4 +1,4 @@
-"""Pages stand alone and hold the figures; ablation is paired, resumable and tabled."""
+"""Pages stand alone and hold the figures."""
 
 from __future__ import annotations
 
@@ -7,17 +7,13 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
-import pytest
 import torch
 
-from streamer.errors import ConfigError
 from training import report
-from training.ablate import VARIANTS, Outcome, ablate, table
 from training.data.audit import audit
 from training.diagnose import firing, gradient_trace
 from training.export import calibrated
 from training.model import FaceNet
-from training.recipes import TrainConfig, changed, recipe
 from training.release import measure_all, operating_point
 from training.train import fit
 
@@ -25,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from training.data.faces import FaceSet
+    from training.recipes import TrainConfig
 
 
 class Links(HTMLParser):
@@ -84,44 +81,3 @@ def test_audit_and_diagnosis_pages(tmp_path: Path, faces: FaceSet, tiny: TrainCo
     sections = [report.firing_section(layers), report.trace_section(traces)]
     report.write(tmp_path / "inside.html", "Inside", sections, {"firing": layers})
     assert "stem.2" in read(tmp_path / "inside.html").cells
-
-
-@pytest.mark.parametrize("name", sorted(VARIANTS))
-def test_every_variant_changes_the_recipe_and_builds(name: str) -> None:
-    """Each row of the theory's table is a recipe that differs from the base and makes a network."""
-    base = recipe("ferplus")
-    config = changed(base, VARIANTS[name])
-    assert (config == base) == (name == "base")
-    FaceNet(replace(config.model, stem=8, widths=(8, 8, 8), depths=(1, 1, 1), features=8))
-
-
-def test_ablation_is_paired_and_keeps_finished_runs(
-    tmp_path: Path, faces: FaceSet, tiny: TrainConfig
-) -> None:
-    """Two variants, one seed: the second call trains nothing and gives the same outcomes."""
-    base = replace(tiny, epochs=1)
-    first = ablate(base, faces, {"x": faces}, tmp_path, names=("no mixup",), seeds=(0,))
-    assert [o.variant for o in first] == ["base", "no mixup"]
-    before = sorted(p.stat().st_mtime_ns for p in tmp_path.rglob("last.pt"))
-    again = ablate(base, faces, {"x": faces}, tmp_path, names=("no mixup",), seeds=(0,))
-    assert again == first
-    assert before == sorted(p.stat().st_mtime_ns for p in tmp_path.rglob("last.pt"))
-
-
-def test_table_pairs_differences_by_seed() -> None:
-    """Gains of 2 and 4 points over the base of the same seed: mean 3, standard error 1."""
-
-    def outcome(variant: str, seed: int, value: float) -> Outcome:
-        return Outcome(
-            variant=variant, seed=seed, accuracy=value, uar=value, unseen={}, seconds=1.0
-        )
-
-    runs = [outcome("base", 0, 0.5), outcome("base", 1, 0.7)]
-    runs += [outcome("a", 0, 0.52), outcome("a", 1, 0.74)]
-    assert table(runs)[1] == ("a", "2", "63.0", "+3.0 ± 1.0")
-
-
-def test_unknown_variant_is_refused(tmp_path: Path, faces: FaceSet, tiny: TrainConfig) -> None:
-    """The error lists what there is."""
-    with pytest.raises(ConfigError, match=r"variant 'magic' does not exist.*no mixup"):
-        ablate(tiny, faces, {}, tmp_path, names=("magic",))
