@@ -90,6 +90,8 @@ class Detector(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     Attributes:
         backend: ``auto`` takes yunet where its file can be had, else mediapipe.
         input_px: the picture's longer side as the detector sees it.
+        whole_s: the whole picture is looked at this often, and in between only where faces are
+            known; 0: always the whole picture.
         score: the least confidence of a face.
         assets: folder of the model files; empty: the default one.
         mirror: folder or https address to fetch model files from before the vendor's own.
@@ -97,6 +99,7 @@ class Detector(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     backend: Literal["auto", "yunet", "mediapipe"] = "auto"
     input_px: Literal[320, 480, 640] = 480
+    whole_s: Annotated[float, Meta(ge=0, le=10)] = 0.2
     score: _Share = 0.6
     assets: str = ""
     mirror: str = ""

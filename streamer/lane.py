@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from streamer.events import Box, EventData
-    from streamer.types import F32, Detections, Frame, TrackEnd, Tracks
+    from streamer.types import F32, Detections, Expected, Frame, TrackEnd, Tracks
 
 __all__ = ["EndingTracker", "Lane", "LaneOptions", "Reading"]
 
@@ -39,6 +39,10 @@ class EndingTracker(Protocol):
 
     def update(self, detections: Detections, media_s: float) -> Tracks:
         """Advance to ``media_s`` seconds with what was detected then."""
+        ...
+
+    def expect(self, media_s: float) -> Expected:
+        """Return where the faces followed should be at ``media_s`` seconds."""
         ...
 
     def end_all(self) -> tuple[TrackEnd, ...]:
@@ -112,6 +116,10 @@ class Lane:
     def active(self) -> int:
         """How many confirmed tracks there are."""
         return len(self._faces)
+
+    def expect(self, media_s: float) -> Expected:
+        """Tell where the faces should be; see ``FaceTracker.expect``."""
+        return self.tracker.expect(media_s)
 
     def track(self, detections: Detections, media_s: float) -> Tracks:
         """Tell which face is which; see ``FaceTracker.update``."""

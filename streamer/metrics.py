@@ -30,6 +30,7 @@ __all__ = [
     "STAGE_BUCKETS_S",
     "CameraMetrics",
     "DropReason",
+    "Look",
     "Metrics",
 ]
 
@@ -74,6 +75,17 @@ class DropReason(StrEnum):
     """A stage refused it."""
 
 
+class Look(StrEnum):
+    """What the detector was shown; the value of ``type`` in ``detector_looks``."""
+
+    WHOLE = "whole"
+    """A whole picture, by the configured input."""
+    SMALL = "small"
+    """A whole picture, by the smaller input."""
+    WINDOW = "window"
+    """The surroundings of one known face."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CameraMetrics:
     """The series of one camera, looked up once: ``labels()`` costs 1-2 µs, an increment 0.3 µs.
@@ -84,6 +96,7 @@ class CameraMetrics:
         dropped: captured frames that were not analysed, a counter a reason.
         faces_detected: faces the detector found.
         tracks_active: confirmed tracks now.
+        overload_level: how much is given up now, see ``streamer.throttle``.
         up: 1 while the camera delivers, else 0.
         fps: measured rate of captured frames.
     """
@@ -93,6 +106,7 @@ class CameraMetrics:
     dropped: Mapping[DropReason, Counter]
     faces_detected: Counter
     tracks_active: Gauge
+    overload_level: Gauge
     up: Gauge
     fps: Gauge
 
@@ -157,6 +171,12 @@ class Metrics:
 
     def _declare_cameras(self) -> None:
         self.tracks_active = self._gauge("tracks_active", "Confirmed tracks now.", "camera")
+        self.overload_level = self._gauge(
+            "overload_level",
+            "What is given up to keep up: 0 nothing; 1 to 3 frames are analysed less often; from 4 "
+            "the detector also sees a smaller picture; up to 7.",
+            "camera",
+        )
         self.camera_up = self._gauge("camera_up", "1 while the camera delivers frames.", "camera")
         self.camera_fps = self._gauge(
             "camera_fps", "Measured rate of captured frames per second.", "camera"
@@ -175,6 +195,10 @@ class Metrics:
             buckets=STAGE_BUCKETS_S,
             registry=self.registry,
         )
+        self.detector_looks = self._counter(
+            "detector_looks", "Pictures and parts of pictures shown to the face detector.", "type"
+        )
+        self.looks = {look: self.detector_looks.labels(look.value) for look in Look}
         self.batch_faces = Histogram(
             PREFIX + "batch_faces",
             "Faces in one batch over all cameras.",
@@ -240,6 +264,7 @@ class Metrics:
                     dropped={r: self.frames_dropped.labels(name, r.value) for r in DropReason},
                     faces_detected=self.faces_detected.labels(name),
                     tracks_active=self.tracks_active.labels(name),
+                    overload_level=self.overload_level.labels(name),
                     up=self.camera_up.labels(name),
                     fps=self.camera_fps.labels(name),
                 )

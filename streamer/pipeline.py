@@ -8,6 +8,7 @@ Legend: N faces of all frames of one call, H W pixels, D features, K classes.
 
 from __future__ import annotations
 
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,21 +16,24 @@ import numpy as np
 
 from streamer import preprocess
 from streamer.events import FaceLost
+from streamer.gaze import Gaze, GazeOptions
 from streamer.types import CropBatch, Predictions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from concurrent.futures import Executor
 
     from streamer.bundle import Input
     from streamer.events import Event
+    from streamer.hands import Hands
     from streamer.lane import Lane, Reading
     from streamer.metrics import Metrics
-    from streamer.stages import Detector, Engine, Sink
+    from streamer.stages import Engine, ScalingDetector, Sink
     from streamer.temporal import TemporalHead
-    from streamer.types import Detections, Frame, Tracks
+    from streamer.types import F32, Detections, Frame, Tracks
 
 __all__ = ["Pipeline", "Viewer"]
+
+_LEAST_SHARE = 2  # faces: one alone costs a fifth more than one of two
 
 
 class Viewer(Protocol):
@@ -52,14 +56,15 @@ class Pipeline:
         metrics: takes counts and stage times.
         crops: what the CNN wants to see.
         min_face_px: a face whose box is lower is followed but not read.
-        workers: spreads the detection of several frames; the runtimes release the GIL.
+        hands: share the detection of several frames and the reading of several faces.
+        gaze: where the detector looks.
         viewers: who may look on.
     """
 
     def __init__(
         self,
         *,
-        detector: Detector,
+        detector: ScalingDetector,
         features: Engine | None,
         temporal: TemporalHead,
         lane: Callable[[str], Lane],
@@ -67,7 +72,8 @@ class Pipeline:
         metrics: Metrics,
         crops: Input,
         min_face_px: float,
-        workers: Executor,
+        hands: Hands,
+        gaze: GazeOptions | None = None,
         viewers: Iterable[Viewer] = (),
     ) -> None:
         self._detector = detector
@@ -78,18 +84,24 @@ class Pipeline:
         self._metrics = metrics
         self._crops = crops
         self._min_face_px = min_face_px
-        self._workers = workers
+        self._hands = hands
+        self._gaze = gaze or GazeOptions()
         self._viewers = tuple(viewers)
         self._lanes: dict[str, Lane] = {}
+        self._gazes: dict[str, Gaze] = {}
 
-    def process(self, frames: Sequence[Frame]) -> None:
+    def process(self, frames: Sequence[Frame], *, frugal: bool = False) -> None:
         """Analyse the newest frames of some cameras, at most one a camera.
+
+        Args:
+            frames: of any cameras.
+            frugal: spend less on looking for faces, see ``streamer.gaze``.
 
         Raises:
             EngineError: when a runtime fails.
         """
         laps = _Laps(self._metrics)
-        found = self._detect(frames)
+        found = self._detect(frames, frugal=frugal)
         laps.lap("detect")
         tracked = [self._track(f, d) for f, d in zip(frames, found, strict=True)]
         laps.lap("track")
@@ -110,18 +122,26 @@ class Pipeline:
         """Drop a camera that is no longer configured, with its tracks."""
         self.lose(camera)
         self._lanes.pop(camera, None)
+        self._gazes.pop(camera, None)
 
-    def _detect(self, frames: Sequence[Frame]) -> list[Detections]:
-        if len(frames) == 1:  # handing over to a thread would only add latency
-            return [self._detector.detect(frames[0].luma_HW)]
-        return list(self._workers.map(self._detector.detect, (f.luma_HW for f in frames)))
+    def _detect(self, frames: Sequence[Frame], *, frugal: bool) -> list[Detections]:
+        for frame in frames:
+            if frame.camera not in self._lanes:
+                self._lanes[frame.camera] = self._lane(frame.camera)
+                self._gazes[frame.camera] = Gaze(
+                    self._detector, self._gaze, lambda look: self._metrics.looks[look].inc()
+                )
+        return self._hands.share(partial(self._find, frugal=frugal), frames)
+
+    def _find(self, frame: Frame, *, frugal: bool) -> Detections:
+        """Look for the faces of one frame; cameras do not touch one another here."""
+        expected = self._lanes[frame.camera].expect(frame.media_s)
+        gaze = self._gazes[frame.camera]
+        return gaze.find(frame.luma_HW, frame.media_s, expected, frugal=frugal)
 
     def _track(self, frame: Frame, detections: Detections) -> Tracks:
-        lane = self._lanes.get(frame.camera)
-        if lane is None:
-            lane = self._lanes[frame.camera] = self._lane(frame.camera)
         self._metrics.camera(frame.camera).faces_detected.inc(len(detections))
-        return lane.track(detections, frame.media_s)
+        return self._lanes[frame.camera].track(detections, frame.media_s)
 
     def _crop(
         self, frames: Sequence[Frame], tracked: Sequence[Tracks]
@@ -146,11 +166,21 @@ class Pipeline:
             return Predictions(probabilities_NK=np.zeros((0, 0), np.float32), keys=())
         rows = batch.faces_N1HW
         if self._features is not None:
-            rows = self._features.run({"faces": rows})["features"]
+            rows = self._features_of(self._features, rows)
             laps.lap("features")
         probabilities_NK = self._temporal.step(rows, batch.keys, media_s)
         laps.lap("temporal")
         return Predictions(probabilities_NK=probabilities_NK, keys=batch.keys)
+
+    def _features_of(self, engine: Engine, faces_N1HW: F32) -> F32:
+        """Run the CNN, a share of the batch in each hand."""
+        shares = min(self._hands.count, len(faces_N1HW) // _LEAST_SHARE)
+        if shares <= 1:
+            return engine.run({"faces": faces_N1HW})["features"]
+        parts = np.array_split(faces_N1HW, shares)
+        return np.concatenate(
+            self._hands.share(lambda part: engine.run({"faces": part})["features"], parts)
+        )
 
     def _tell(
         self, frames: Sequence[Frame], tracked: Sequence[Tracks], predictions: Predictions

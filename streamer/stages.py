@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from streamer.events import Event
     from streamer.types import F32, I64, U8, Detections, Frame, Tracks
 
-__all__ = ["Clock", "Detector", "Engine", "Sink", "Source", "Stepper", "Tracker"]
+__all__ = ["Clock", "Detector", "Engine", "ScalingDetector", "Sink", "Source", "Stepper", "Tracker"]
 
 
 class Clock(Protocol):
@@ -49,6 +49,29 @@ class Detector(Protocol):
 
     def detect(self, luma_HW: U8) -> Detections:
         """Return the faces found, best first, in pixels of the picture given."""
+        ...
+
+    def close(self) -> None:
+        """Release the network; may be called twice."""
+        ...
+
+
+class ScalingDetector(Protocol):
+    """A detector that can be told how closely to look."""
+
+    @property
+    def windowed(self) -> bool:
+        """Whether a part of a picture is cheaper to look at than all of it."""
+        ...
+
+    def detect(self, luma_HW: U8, *, input_px: int | None = None) -> Detections:
+        """Return the faces found, best first, in pixels of the picture given.
+
+        Args:
+            luma_HW: luma plane, uint8; not modified.
+            input_px: longer side of the picture as the network sees it, where that is free; None:
+                as configured.
+        """
         ...
 
     def close(self) -> None:

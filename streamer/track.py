@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from streamer.types import Detections, TrackEnd, Tracks
+from streamer.types import Detections, Expected, TrackEnd, Tracks
 
 if TYPE_CHECKING:
     from streamer.types import I64
@@ -150,6 +150,26 @@ class FaceTracker:
             eyes_N22=detections.eyes_N22[shown_N],
             appeared=appeared,
             ended=ended,
+        )
+
+    def expect(self, media_s: float) -> Expected:
+        """Return where the faces followed should be by then, confirmed or not; changes nothing.
+
+        Args:
+            media_s: media time of the frame to come, seconds; if it went back, nothing is expected.
+        """
+        table = self._table
+        step_s = media_s - self._now_s
+        if not len(table) or step_s < 0.0:
+            return Expected(boxes_M4=np.zeros((0, 4), np.float32), hidden_s_M=np.zeros(0))
+        tau = self._options.fade_s
+        state_M4 = table.state_M4 + tau * (1.0 - np.exp(-step_s / tau)) * table.velocity_M4
+        half_M2 = state_M4[:, 2:] / 2.0
+        return Expected(
+            boxes_M4=np.concatenate(
+                [state_M4[:, :2] - half_M2, state_M4[:, :2] + half_M2], axis=1
+            ).astype(np.float32),
+            hidden_s_M=self._now_s - table.last_s_M,
         )
 
     def end_all(self) -> tuple[TrackEnd, ...]:

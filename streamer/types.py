@@ -1,8 +1,9 @@
 """Values that travel between the stages: frozen structs of parallel arrays, checked once.
 
-Shape suffixes: N faces, H W pixels, D features, L LSTM layers, U units, K classes; digits are
-literal, so ``boxes_N4`` has shape (N, 4). Boxes are xyxy in pixels of the original frame; an empty
-result has zero rows and is never None. Units are in the names: ``_s _ms _ns _px``.
+Shape suffixes: N faces, M faces expected, H W pixels, D features, L LSTM layers, U units, K
+classes; digits are literal, so ``boxes_N4`` has shape (N, 4). Boxes are xyxy in pixels of the
+original frame; an empty result has zero rows and is never None. Units are in the names:
+``_s _ms _ns _px``.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from numpy.typing import NDArray
 __all__ = [
     "BGR",
     "F32",
+    "F64",
     "I64",
     "U8",
     "ClockName",
     "CropBatch",
     "Detections",
+    "Expected",
     "Frame",
     "Picture",
     "Predictions",
@@ -30,6 +33,7 @@ __all__ = [
 
 U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 BGR = NDArray[np.uint8]
 """A colour picture, (H, W, 3) uint8 in OpenCV's channel order."""
@@ -126,6 +130,25 @@ class Detections:
             scores_N=np.zeros(0, np.float32),
             eyes_N22=np.zeros((0, 2, 2), np.float32),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """Where the faces that are known should be in the next frame.
+
+    Attributes:
+        boxes_M4: xyxy float32 in pixels of the original frame; may reach outside it.
+        hidden_s_M: for how long each was not seen, seconds, float64; 0: it was, in the last frame.
+    """
+
+    boxes_M4: F32
+    hidden_s_M: F64
+
+    def __post_init__(self) -> None:
+        _expect("boxes_M4", self.boxes_M4, (len(self.hidden_s_M), 4))
+
+    def __len__(self) -> int:
+        return len(self.hidden_s_M)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

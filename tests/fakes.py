@@ -67,11 +67,17 @@ class FakeDetector:
     calls: int = 0
     fail: Exception | None = None
     threads: set[str] = field(default_factory=set)
+    windowed: bool = False
+    looks: list[tuple[int, int, int | None]] = field(default_factory=list)
+    meet: threading.Barrier | None = None
 
-    def detect(self, luma_HW: U8) -> Detections:
+    def detect(self, luma_HW: U8, *, input_px: int | None = None) -> Detections:
         """Return a face for each white pixel."""
+        self.looks.append((*luma_HW.shape, input_px))
         self.calls += 1
         self.threads.add(threading.current_thread().name)
+        if self.meet is not None:
+            self.meet.wait(5)
         if self.fail is not None:
             raise self.fail
         rows, columns = np.nonzero(luma_HW == 255)

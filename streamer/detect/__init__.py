@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from streamer.stages import Detector, Engine
+    from streamer.stages import Engine, ScalingDetector
 
 __all__ = ["Choice", "choose"]
 
@@ -31,7 +31,7 @@ class Choice:
         why: one clause for the log and for a person.
     """
 
-    detector: Detector
+    detector: ScalingDetector
     backend: Literal["yunet", "mediapipe"]
     why: str
 
@@ -107,7 +107,7 @@ def _yunet(
     score: float,
     threads: int,
     compiled: Callable[[bytes], Engine | None] | None,
-) -> Detector:
+) -> ScalingDetector:
     from streamer.detect.yunet import YuNet  # noqa: PLC0415 (see above)
 
     return YuNet(
@@ -115,7 +115,7 @@ def _yunet(
     )
 
 
-def _mediapipe(fetch: Callable[[str], Path], *, score: float) -> Detector:
+def _mediapipe(fetch: Callable[[str], Path], *, score: float) -> ScalingDetector:
     from streamer.detect.mediapipe import FRAMINGS, MediaPipe, require  # noqa: PLC0415 (see above)
 
     require()  # before 36 MB are fetched in vain

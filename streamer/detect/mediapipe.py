@@ -139,11 +139,17 @@ class MediaPipe:
         self._rows = rows
         self._nms_threshold = nms_threshold
 
-    def detect(self, luma_HW: U8) -> Detections:
+    @property
+    def windowed(self) -> bool:
+        """Whether a part of a picture is cheaper to look at; its input is the same for any part."""
+        return False
+
+    def detect(self, luma_HW: U8, *, input_px: int | None = None) -> Detections:  # noqa: ARG002 fixed by the model
         """Return the faces found, best first.
 
         Args:
             luma_HW: luma plane, uint8; may be a view with padded rows; not modified.
+            input_px: not looked at: the model's input has one size.
 
         Returns:
             Boxes and eyes in pixels of ``luma_HW``, scores descending.

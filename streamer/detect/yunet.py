@@ -44,6 +44,10 @@ _AVERAGE_BELOW = 0.25
 """A picture that shrinks more is averaged down: two-tap sampling would skip pixels. Above, on
 1080p, averaging cost 0.8 ms more a frame and found 116 faces instead of 114 (320, 480 and 640
 together), so the fast way is taken."""
+_KEPT_FROM_PX = 256
+"""Buffers for a smaller input are made anew: that takes 5 us, and windows come in many sizes."""
+_BUFFERS = 8
+"""Sizes of pictures that a thread keeps buffers for: 8 of 640 x 384 take 10 MB."""
 _RUNTIME_ERRORS = (  # onnxruntime's exceptions share no base but Exception
     runtime.Fail,
     runtime.InvalidArgument,
@@ -99,6 +103,8 @@ class YuNet:
             )
         model = luma_network(model_path)
         engine = None if compiled is None else compiled(model)
+        # A GPU looks at the whole picture faster than it is told about the windows of it.
+        self.windowed = engine is None
         self._engine: Engine | None = engine or _CpuNetwork(model, threads)
         self._outputs = [f"{kind}_{s}" for s in _STRIDES for kind in ("cls", "obj", "bbox", "kps")]
         self._input_size = input_size
@@ -106,11 +112,12 @@ class YuNet:
         self._nms_threshold = nms_threshold
         self._local = threading.local()
 
-    def detect(self, luma_HW: U8) -> Detections:
+    def detect(self, luma_HW: U8, *, input_px: int | None = None) -> Detections:
         """Return the faces found, best first.
 
         Args:
             luma_HW: luma plane, uint8; may be a view with padded rows; not modified.
+            input_px: longer side of the network's input for this picture; None: as constructed.
 
         Returns:
             Boxes and eyes in pixels of ``luma_HW``, scores descending.
@@ -126,7 +133,7 @@ class YuNet:
         engine = self._engine
         if engine is None:
             raise EngineError("the YuNet detector was used after it was closed")
-        input_11HW, scale_2 = self._prepare(luma_HW)
+        input_11HW, scale_2 = self._prepare(luma_HW, input_px or self._input_size)
         found = engine.run({"input": input_11HW})
         outputs = [found[name] for name in self._outputs]
         return self._decode(outputs, input_11HW.shape[3], scale_2)
@@ -137,10 +144,10 @@ class YuNet:
             self._engine.close()
             self._engine = None
 
-    def _prepare(self, luma_HW: U8) -> tuple[F32, F32]:
+    def _prepare(self, luma_HW: U8, input_px: int) -> tuple[F32, F32]:
         """Scale into this thread's input buffer; return it and input pixels a frame pixel, x y."""
         height, width = luma_HW.shape
-        scale = min(self._input_size / max(height, width), _MAX_ENLARGE)
+        scale = min(input_px / max(height, width), _MAX_ENLARGE)
         inner = (max(1, round(width * scale)), max(1, round(height * scale)))
         scratch = self._scratch(inner)
         how = cv2.INTER_AREA if scale < _AVERAGE_BELOW else cv2.INTER_LINEAR
@@ -150,15 +157,21 @@ class YuNet:
 
     def _scratch(self, inner: tuple[int, int]) -> _Scratch:
         """Return buffers for a picture of (width, height), black to the right and below."""
-        kept: _Scratch | None = getattr(self._local, "scratch", None)
-        width, height = inner
-        if kept is None or kept.small_HW.shape != (height, width):
+        buffers: dict[tuple[int, int], _Scratch] | None = getattr(self._local, "buffers", None)
+        if buffers is None:
+            buffers = self._local.buffers = {}
+        kept = buffers.get(inner)
+        if kept is None:
+            width, height = inner
             padded = (-(-side // _MULTIPLE) * _MULTIPLE for side in (height, width))
             kept = _Scratch(
                 small_HW=np.zeros((height, width), np.uint8),
                 input_11HW=np.zeros((1, 1, *padded), np.float32),
             )
-            self._local.scratch = kept
+            if max(inner) >= _KEPT_FROM_PX:
+                if len(buffers) >= _BUFFERS:
+                    buffers.clear()
+                buffers[inner] = kept
         return kept
 
     def _decode(self, outputs: list[F32], input_width: int, scale_2: F32) -> Detections:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import threading
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from streamer.bundle import Input
 from streamer.errors import EngineError
 from streamer.events import EmotionChanged, EmotionSample, FaceAppeared, FaceLost
+from streamer.hands import Hands
 from streamer.lane import Lane, LaneOptions
 from streamer.metrics import Metrics
 from streamer.pipeline import Pipeline
@@ -29,7 +30,7 @@ CLASSES = ("neutral", "happiness")
 class Rig:
     """A pipeline over fakes; the CNN's one feature is the mean brightness of a crop."""
 
-    def __init__(self, workers: ThreadPoolExecutor, **options: float) -> None:
+    def __init__(self, hands: Hands, **options: float) -> None:
         self.registry = CollectorRegistry()
         self.sink = CollectingSink()
         self.detector = FakeDetector()
@@ -65,7 +66,7 @@ class Rig:
             metrics=Metrics(self.registry, process=False),
             crops=Input(size_px=48, eye_distance=0.37, eye_height=0.39, margin=1.15),
             min_face_px=options.get("min_face_px", 20.0),
-            workers=workers,
+            hands=hands,
         )
 
     def value(self, name: str, **labels: str) -> float:
@@ -78,15 +79,16 @@ class Rig:
 
 
 @pytest.fixture
-def workers() -> Iterator[ThreadPoolExecutor]:
-    """Lend two threads."""
-    with ThreadPoolExecutor(2) as pool:
-        yield pool
+def hands() -> Iterator[Hands]:
+    """Lend two hands."""
+    two = Hands(2)
+    yield two
+    two.close()
 
 
-def test_a_face_appears_is_read_changes_and_is_lost(workers: ThreadPoolExecutor) -> None:
+def test_a_face_appears_is_read_changes_and_is_lost(hands: Hands) -> None:
     """One face's life, in order: the fake head says neutral for four steps, then happiness."""
-    rig = Rig(workers)
+    rig = Rig(hands)
     for seq in range(14):
         rig.pipeline.process([frame_of("lobby", seq, [(100, 100)])])
     for seq in range(14, 22):
@@ -105,9 +107,9 @@ def test_a_face_appears_is_read_changes_and_is_lost(workers: ThreadPoolExecutor)
     assert rig.value("streamer_tracks_active", camera="lobby") == 0
 
 
-def test_one_batch_over_all_cameras(workers: ThreadPoolExecutor) -> None:
+def test_one_batch_over_all_cameras(hands: Hands) -> None:
     """The CNN runs once a call, over the faces of every camera."""
-    rig = Rig(workers)
+    rig = Rig(hands)
     for seq in range(3):
         rig.pipeline.process(
             [
@@ -125,11 +127,11 @@ def test_one_batch_over_all_cameras(workers: ThreadPoolExecutor) -> None:
     assert rig.value("streamer_frames_analysed_total", camera="c") == 3
 
 
-def test_batching_with_other_cameras_changes_nothing(workers: ThreadPoolExecutor) -> None:
+def test_batching_with_other_cameras_changes_nothing(hands: Hands) -> None:
     """A camera's events are the same alone and beside others."""
 
     def events_of_a(*, beside: bool) -> list[object]:
-        rig = Rig(workers)
+        rig = Rig(hands)
         for seq in range(8):
             frames = [frame_of("a", seq, [(60 + 2 * seq, 60)])]
             if beside:
@@ -140,9 +142,9 @@ def test_batching_with_other_cameras_changes_nothing(workers: ThreadPoolExecutor
     assert events_of_a(beside=True) == events_of_a(beside=False)
 
 
-def test_a_small_face_is_followed_but_not_read(workers: ThreadPoolExecutor) -> None:
+def test_a_small_face_is_followed_but_not_read(hands: Hands) -> None:
     """The fake faces are 40 px high: under a limit of 50 there are tracks and no samples."""
-    rig = Rig(workers, min_face_px=50.0)
+    rig = Rig(hands, min_face_px=50.0)
     for seq in range(5):
         rig.pipeline.process([frame_of("lobby", seq, [(100, 100)])])
     assert rig.sink.types == ["face.appeared"]
@@ -150,9 +152,9 @@ def test_a_small_face_is_followed_but_not_read(workers: ThreadPoolExecutor) -> N
     assert rig.value("streamer_tracks_active", camera="lobby") == 1
 
 
-def test_under_the_confidence_threshold_the_label_is_unknown(workers: ThreadPoolExecutor) -> None:
+def test_under_the_confidence_threshold_the_label_is_unknown(hands: Hands) -> None:
     """The probabilities are told all the same."""
-    rig = Rig(workers, confidence=0.99)
+    rig = Rig(hands, confidence=0.99)
     for seq in range(5):
         rig.pipeline.process([frame_of("lobby", seq, [(100, 100)])])
     samples = [d for d in rig.data(EmotionSample) if not isinstance(d, EmotionChanged)]
@@ -161,9 +163,9 @@ def test_under_the_confidence_threshold_the_label_is_unknown(workers: ThreadPool
     assert all(sum(s.probabilities.values()) == pytest.approx(1.0, abs=1e-4) for s in samples)
 
 
-def test_a_lost_camera_ends_its_tracks_alone(workers: ThreadPoolExecutor) -> None:
+def test_a_lost_camera_ends_its_tracks_alone(hands: Hands) -> None:
     """Its faces are told lost at once, and the states of others stay."""
-    rig = Rig(workers)
+    rig = Rig(hands)
     for seq in range(4):
         rig.pipeline.process([frame_of("a", seq, [(60, 60)]), frame_of("b", seq, [(100, 100)])])
     rig.pipeline.lose("a")
@@ -176,9 +178,9 @@ def test_a_lost_camera_ends_its_tracks_alone(workers: ThreadPoolExecutor) -> Non
     assert len(ids) == len(set(ids)) == 2
 
 
-def test_an_engine_that_fails_is_told(workers: ThreadPoolExecutor) -> None:
+def test_an_engine_that_fails_is_told(hands: Hands) -> None:
     """The error leaves the pipeline; nothing pretends that there were no faces."""
-    rig = Rig(workers)
+    rig = Rig(hands)
     for seq in range(5):
         rig.pipeline.process([frame_of("lobby", seq, [(100, 100)])])
     rig.features.fail = EngineError("features.onnx: out of memory")
@@ -186,11 +188,12 @@ def test_an_engine_that_fails_is_told(workers: ThreadPoolExecutor) -> None:
         rig.pipeline.process([frame_of("lobby", 5, [(100, 100)])])
 
 
-def test_detection_is_spread_over_threads(workers: ThreadPoolExecutor) -> None:
-    """Several frames use the pool, a single one stays in the caller's thread."""
-    rig = Rig(workers)
+def test_detection_is_spread_over_threads(hands: Hands) -> None:
+    """Several frames are looked at at the same time, a single one in the caller's thread."""
+    rig = Rig(hands)
     rig.pipeline.process([frame_of("a", 1)])
     assert rig.detector.threads == {"MainThread"}
+    rig.detector.meet = threading.Barrier(2)
     rig.pipeline.process([frame_of(name, 2) for name in "abcdef"])
-    assert len(rig.detector.threads) > 1
+    assert len(rig.detector.threads) == 2
     assert rig.detector.calls == 7

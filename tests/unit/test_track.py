@@ -52,6 +52,23 @@ def moved(x: float, y: float = 0.0) -> tuple[float, float, float, float]:
     return (BOX[0] + x, BOX[1] + y, BOX[2] + x, BOX[3] + y)
 
 
+def test_expects_faces_where_their_motion_takes_them() -> None:
+    """A face that walks 100 pixels a second is ahead by ten after a tenth, and nothing changes."""
+    tracker = FaceTracker(TrackOptions(confirm_s=0.2))
+    assert len(tracker.expect(1.0)) == 0
+    for i in range(30):
+        tracker.update(faces(moved(10.0 * i), (400.0, 50.0, 440.0, 100.0)), i / 10)
+    for _ in range(2):
+        expected = tracker.expect(3.0)
+        np.testing.assert_allclose(expected.boxes_M4[0], moved(300.0), atol=3.0)
+        np.testing.assert_allclose(expected.boxes_M4[1], (400.0, 50.0, 440.0, 100.0), atol=0.5)
+        assert expected.hidden_s_M.tolist() == [0.0, 0.0]
+    tracker.update(faces(moved(300.0)), 3.0)
+    tracker.update(faces(moved(310.0)), 3.1)
+    np.testing.assert_allclose(tracker.expect(3.2).hidden_s_M, [0.0, 0.2])
+    assert len(tracker.expect(2.0)) == 0
+
+
 @pytest.mark.parametrize("fps", [5.0, 10.0, 25.0, 60.0])
 def test_confirms_after_seconds_whatever_the_frame_rate(fps: float) -> None:
     """A track appears with the first frame that is 0.2 s after the first sighting."""
