@@ -164,6 +164,7 @@ class CameraRecord:
             width=info.width if info else None,
             height=info.height if info else None,
             fps=round(_value(series.fps), 2),
+            overload=int(_value(series.overload_level)),
             analysed_fps=round(self._analysed.per_second(self._clock.monotonic_ns()), 2),
             latency_ms=self._latency_ms if status.state == "online" else None,
             captured=int(_value(series.captured)),

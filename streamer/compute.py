@@ -1,19 +1,23 @@
 """The compute loop: takes every camera's newest due frame and runs the pipeline over them.
 
 One thread. It sleeps until a frame is due; while it computes, newer frames replace older ones in
-the mailboxes, so the busier it is, the larger its batches are and nothing ever queues.
+the mailboxes, so the busier it is, the larger its batches are and nothing ever queues. When it is
+late for long it gives up something, see ``streamer.throttle``.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
+
+import structlog
 
 from streamer.events import CameraOffline, Event
 from streamer.metrics import DropReason
 from streamer.pace import Pace
 from streamer.threads import show_name
+from streamer.throttle import Throttle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,13 +30,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Analysis", "ComputeLoop"]
 
+log = structlog.get_logger(__name__)
+NS: Final = 1_000_000_000
 _IDLE_S = 0.5  # without any frame the loop still shows progress twice a second
 
 
 class Analysis(Protocol):
     """What the loop runs: ``streamer.pipeline.Pipeline``."""
 
-    def process(self, frames: Sequence[Frame]) -> None:
+    def process(self, frames: Sequence[Frame], *, frugal: bool = False) -> None:
         """Analyse the newest frames of some cameras, at most one a camera."""
         ...
 
@@ -67,6 +73,7 @@ class ComputeLoop:
         self.ready = threading.Condition()
         self._mailboxes: dict[str, Mailbox] = {}
         self._paces: dict[str, Pace] = {}
+        self._throttle = Throttle()
         self._orders: deque[Callable[[], None]] = deque()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="compute", daemon=True)
@@ -117,11 +124,32 @@ class ComputeLoop:
             self._obey()
             frames = self._take_due()
             if frames:
-                self._pipeline.process(frames)
+                self._process(frames)
             self.last_progress_ns = self._clock.monotonic_ns()
         self._obey()
         for camera in list(self._mailboxes):
             self._detach(camera, forget=True)
+
+    def _process(self, frames: list[Frame]) -> None:
+        began_ns = self._clock.monotonic_ns()
+        self._pipeline.process(frames, frugal=self._throttle.level.frugal)
+        now_ns = self._clock.monotonic_ns()
+        # A file that is read as fast as possible keeps the loop busy, and has no haste.
+        lags_s = [
+            (now_ns - frame.monotonic_ns) / NS
+            for frame in frames
+            if not self._mailboxes[frame.camera].patient
+        ]
+        if self._throttle.note(now_ns / NS, (now_ns - began_ns) / NS, lags_s):
+            level = self._throttle.level
+            log.info(
+                "overload_level_changed",
+                level=self._throttle.index,
+                analysed_share=level.share,
+                detector_small=level.frugal,
+            )
+            for camera in self._mailboxes:
+                self._metrics.camera(camera).overload_level.set(self._throttle.index)
 
     def _has_work(self) -> bool:
         return bool(
@@ -138,8 +166,9 @@ class ComputeLoop:
                 if frame is None:
                     continue
                 pace = self._paces[camera]
+                pace.stretch(1.0 if mailbox.patient else 1.0 / self._throttle.level.share)
                 pace.take(frame.media_s)
-                mailbox.due_s = pace.due_s
+                mailbox.due_s, mailbox.put_off_s = pace.due_s, pace.put_off_s
             frames.append(frame)
         return frames
 
@@ -155,6 +184,7 @@ class ComputeLoop:
     def _attach(self, camera: str, mailbox: Mailbox) -> None:
         self._mailboxes[camera] = mailbox
         self._paces[camera] = Pace(self._fps)
+        self._metrics.camera(camera).overload_level.set(self._throttle.index)
 
     def _tell(self, notice: CameraOnline | CameraOffline) -> None:
         if isinstance(notice, CameraOffline):

@@ -271,6 +271,7 @@ class CameraFeed:
         self._progress_ns = frame.monotonic_ns
         self._rate.tick(frame.monotonic_ns)
         self._observer.captured()
+        self._mailbox.patient = not self._keeps_up
         displaced = self._mailbox.put(frame)
         if displaced is not None:
             self._observer.dropped(displaced)

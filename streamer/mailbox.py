@@ -25,12 +25,16 @@ class Mailbox:
 
     Attributes:
         due_s: media time from which on a frame is wanted, seconds; set by the taker.
+        put_off_s: how much earlier it would be if nothing were given up, seconds; the same.
+        patient: whether the reader waits until its frame is taken, see ``wait_taken``; set by it.
     """
 
     def __init__(self, ready: Condition) -> None:
         self._ready = ready
         self._frame: Frame | None = None
         self.due_s = float("-inf")
+        self.put_off_s = 0.0
+        self.patient = False
 
     @property
     def due(self) -> bool:
@@ -41,12 +45,14 @@ class Mailbox:
     def put(self, frame: Frame) -> DropReason | None:
         """Leave a frame; return why the one that it displaced is dropped, None if there was none.
 
-        A displaced frame that was due means that the compute loop is behind.
+        A displaced frame that was due means that the compute loop is behind, and so does one that
+        would have been due if frames had not been put off.
         """
         with self._ready:
-            reason = None
-            if self._frame is not None:
-                reason = DropReason.OVERLOAD if self.due else DropReason.SUPERSEDED
+            reason, before = None, self._frame
+            if before is not None:
+                wanted = before.media_s >= self.due_s - self.put_off_s
+                reason = DropReason.OVERLOAD if wanted else DropReason.SUPERSEDED
             self._frame = frame
             if self.due:
                 self._ready.notify_all()

@@ -92,6 +92,7 @@ class CameraView(msgspec.Struct, frozen=True, kw_only=True):
         height: of the picture in pixels.
         fps: measured rate of captured frames per second.
         analysed_fps: measured rate of analysed frames per second.
+        overload: what is given up to keep up, see the metric ``overload_level``; 0: nothing.
         latency_ms: capture to send of the last event; None before the first.
         captured: frames since start.
         analysed: frames since start.
@@ -108,6 +109,7 @@ class CameraView(msgspec.Struct, frozen=True, kw_only=True):
     height: int | None = None
     fps: float = 0.0
     analysed_fps: float = 0.0
+    overload: int = 0
     latency_ms: float | None = None
     captured: int = 0
     analysed: int = 0

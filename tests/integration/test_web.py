@@ -171,6 +171,7 @@ def test_cameras_tell_state_rates_drops_and_faces(site: Site) -> None:
         "height": 360,
         "fps": 25.0,
         "analysed_fps": 10.0,
+        "overload": 0,
         "latency_ms": 62.4,
         "captured": 1000,
         "analysed": 400,

@@ -46,6 +46,19 @@ def test_a_frame_that_nobody_wanted_yet_is_superseded() -> None:
     assert box.put(frame(4)) is DropReason.OVERLOAD
 
 
+def test_a_frame_put_off_for_overload_counts_as_such() -> None:
+    """It would have been due, had nothing been given up."""
+    box = Mailbox(threading.Condition())
+    box.due_s, box.put_off_s = 4.5, 2.0
+    assert [box.put(frame(seq)) for seq in (2, 3, 4, 5)] == [
+        None,
+        DropReason.SUPERSEDED,
+        DropReason.OVERLOAD,
+        DropReason.OVERLOAD,
+    ]
+    assert box.due
+
+
 def test_one_wait_covers_many_mailboxes() -> None:
     """A frame in any mailbox wakes the loop that waits for all of them."""
     ready = threading.Condition()
