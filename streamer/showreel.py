@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache, partial
 from importlib.resources import files
@@ -31,7 +31,19 @@ if TYPE_CHECKING:
 
     from streamer.types import BGR, F32, U8
 
-__all__ = ["FPS", "HEIGHT", "SECONDS", "WIDTH", "render", "showreel", "truth"]
+__all__ = [
+    "EMPTY",
+    "FPS",
+    "HEIGHT",
+    "LARGE",
+    "SECONDS",
+    "USUAL",
+    "WIDTH",
+    "Cut",
+    "render",
+    "showreel",
+    "truth",
+]
 
 WIDTH: Final = 640
 HEIGHT: Final = 360
@@ -140,30 +152,54 @@ _PARTS: Final = (
 )
 
 
-def showreel(notes: Console) -> Path:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """A version of the film.
+
+    Attributes:
+        name: begins the file's name.
+        people: whether anybody is in it.
+        scale: how many times as large each side of the picture is.
+    """
+
+    name: str
+    people: bool = True
+    scale: int = 1
+
+
+USUAL: Final = Cut(name="showreel")
+EMPTY: Final = Cut(name="showreel-empty", people=False)
+LARGE: Final = Cut(name="showreel-1080p", scale=3)
+
+
+def showreel(notes: Console, cut: Cut = USUAL) -> Path:
     """Return the film's file, rendered on the first call and kept.
 
     Args:
         notes: shows a progress bar while it is rendered.
+        cut: which version.
 
     Raises:
         ConfigError: if a portrait's package is missing or the folder cannot be written to.
     """
-    path = default_folder() / f"showreel-{_EDITION}.mp4"
+    path = default_folder() / f"{cut.name}-{_EDITION}.mp4"
     if path.is_file():
         return path
     from rich.progress import Progress  # noqa: PLC0415 (only on the first call)
 
     with Progress(console=notes, transient=True) as bar:
         task = bar.add_task("Rendering the demo's feed", total=1.0)
-        return render(path, progress=lambda share: bar.update(task, completed=share))
+        return render(path, cut=cut, progress=lambda share: bar.update(task, completed=share))
 
 
-def render(path: Path, *, progress: Callable[[float], None] | None = None) -> Path:
+def render(
+    path: Path, *, cut: Cut = USUAL, progress: Callable[[float], None] | None = None
+) -> Path:
     """Render the film as H.264 in MP4; the file is complete whenever it is seen.
 
     Args:
         path: the file to write.
+        cut: which version.
         progress: told the share that is done, 0..1.
 
     Raises:
@@ -174,7 +210,7 @@ def render(path: Path, *, progress: Callable[[float], None] | None = None) -> Pa
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".showreel-") as folder:
             part = Path(folder) / "part.mp4"
-            _encode(scene, part, progress)
+            _encode(scene if cut.people else replace(scene, actors=()), part, cut.scale, progress)
             part.replace(path)
     except OSError as error:
         raise ConfigError(
@@ -189,16 +225,20 @@ def truth(t: float) -> Truth:
     return _scene().truth(t)
 
 
-def _encode(scene: Scene, path: Path, progress: Callable[[float], None] | None) -> None:
+def _encode(scene: Scene, path: Path, scale: int, progress: Callable[[float], None] | None) -> None:
     grain = _grain()
     with av.open(str(path), "w") as container:
         # A keyframe a second, as cameras have it: the demo's reader starts at one.
         options = {"preset": "veryfast", "crf": "21", "g": str(FPS), "bf": "0"}
         stream = container.add_stream("libx264", rate=FPS, options=options)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.width, stream.height = scale * WIDTH, scale * HEIGHT
+        stream.pix_fmt = "yuv420p"
         stream.time_base = Fraction(1, FPS)
         for i in range(SECONDS * FPS):
             picture = _filmed(scene.draw(i / FPS), i, grain)
+            if scale > 1:
+                larger = cv2.resize(picture, None, fx=scale, fy=scale)
+                picture = np.asarray(larger, np.uint8)
             frame = av.VideoFrame.from_ndarray(picture, format="bgr24")
             frame.pts, frame.time_base = i, Fraction(1, FPS)
             container.mux(stream.encode(frame))

@@ -38,6 +38,7 @@ _START_S: Final = 60.0
 _SETTLE_S: Final = 3.0  # cameras have begun, tracks are confirmed, caches are warm
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _SERIES: Final = re.compile(r"streamer_(?P<name>\w+)_total\{(?P<labels>[^}]*)\} (?P<value>\S+)")
+_LEVEL: Final = re.compile(r"^streamer_overload_level\{[^}]*\} (\S+)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +54,8 @@ class Load:
         samples: faces read.
         latency_ms: from frame arrival to receipt by the subscriber, by percentile.
         dropped: frames by reason.
+        looks: pictures and parts of pictures shown to the detector, by kind.
+        overload: the highest level of overload at the end, see ``streamer.throttle``.
         cpu_s: CPU seconds by thread group.
         memory_mb: highest resident memory; of several processes what they hold together at the end,
             each page once.
@@ -70,6 +73,8 @@ class Load:
     dropped: dict[str, int]
     cpu_s: dict[str, float]
     memory_mb: float
+    looks: dict[str, int] = field(default_factory=dict)
+    overload: int = 0
     watched: bool = False
     workers: int = 1
 
@@ -125,6 +130,12 @@ def measure(
             for key, count in counts.items()
             if key.startswith("dropped ")
         },
+        looks={
+            key.removeprefix("looks "): count
+            for key, count in counts.items()
+            if key.startswith("looks ")
+        },
+        overload=after.overload,
         cpu_s={
             group: round((ticks - before.cpu[group]) / _TICKS, 3)
             for group, ticks in after.cpu.items()
@@ -155,6 +166,7 @@ class _Look:
     counts: Counter[str] = field(default_factory=Counter)
     cpu: Counter[str] = field(default_factory=Counter)
     memory_mb: float = 0.0
+    overload: int = 0
 
 
 class _Daemon:
@@ -233,6 +245,8 @@ class _Daemon:
                 counts["analysed"] += int(float(match["value"]))
             elif match["name"] == "frames_captured":
                 counts["captured"] += int(float(match["value"]))
+            elif match["name"] == "detector_looks":
+                counts[f"looks {labels['type']}"] += int(float(match["value"]))
             elif match["name"] == "frames_dropped":
                 counts[f"dropped {labels['reason']}"] += int(float(match["value"]))
         return _Look(
@@ -240,6 +254,7 @@ class _Daemon:
             counts=counts,
             cpu=sum(map(_cpu_ticks, processes), Counter()),
             memory_mb=_held_mb(processes) if len(processes) > 1 else _peak_mb(processes[0]),
+            overload=max((int(float(level)) for level in _LEVEL.findall(text)), default=0),
         )
 
     def _get(self, path: str) -> str | None:
@@ -298,7 +313,8 @@ def _toml(config: Config, clips: list[Path], cameras: int, ports: list[int]) -> 
         f"{tables}[daemon]\nworkers = {config.daemon.workers}\n"
         f"[analysis]\nfps = {config.analysis.fps}\n"
         f"[detector]\nbackend = {json.dumps(config.detector.backend)}\n"
-        f"input_px = {config.detector.input_px}\nmirror = {json.dumps(config.detector.mirror)}\n"
+        f"input_px = {config.detector.input_px}\nwhole_s = {config.detector.whole_s}\n"
+        f"mirror = {json.dumps(config.detector.mirror)}\n"
         f'[publish]\nbind = "tcp://127.0.0.1:{events}"\n'
         f'snapshot = "tcp://127.0.0.1:{snapshot}"\n'
         f'[http]\nbind = "127.0.0.1:{http}"\n'

@@ -22,11 +22,12 @@ from streamer.engine.onnx import OnnxEngine
 from streamer.envelope import Numbering
 from streamer.errors import ConfigError, SourceError
 from streamer.events import EmotionSample, Event, FrameInfo, named_probabilities, rfc3339
+from streamer.gaze import SMALL_PX, WINDOW_PX, window_of
 from streamer.source import CaptureOptions
 from streamer.track import FaceTracker, TrackOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from streamer.models import Models
@@ -49,7 +50,9 @@ class Costs:
     Attributes:
         decode: a frame.
         scale: a frame's luma to the detector's input; a part of ``detect``, told apart.
-        detect: a frame, scaling included.
+        detect: a whole picture, scaling included.
+        detect_small: the same by the smaller input.
+        detect_window: the surroundings of a face.
         track: a frame.
         crop: a face.
         features: a face, by batch size.
@@ -60,21 +63,26 @@ class Costs:
     decode: float
     scale: float
     detect: float
+    detect_small: float
+    detect_window: float
     track: float
     crop: float
     features: dict[int, float]
     temporal: float
     event: float
 
-    def analysed_ms(self, *, decoded: float, faces: float) -> float:
+    def analysed_ms(self, *, decoded: float, faces: float, looks: Mapping[str, float]) -> float:
         """Return what one analysed frame has to cost at least.
 
         Args:
             decoded: frames decoded for each that is analysed.
             faces: faces read in each.
+            looks: what the detector was shown for each, by kind.
         """
+        look_ms = {"whole": self.detect, "small": self.detect_small, "window": self.detect_window}
+        detect_ms = sum(look_ms[kind] * count for kind, count in looks.items())
         a_face = self.crop + min(self.features.values()) + self.temporal + self.event
-        return decoded * self.decode + self.detect + self.track + faces * a_face
+        return decoded * self.decode + detect_ms + self.track + faces * a_face
 
 
 def measure(models: Models, clip: Path, *, input_px: int) -> Costs:
@@ -102,6 +110,13 @@ def measure(models: Models, clip: Path, *, input_px: int) -> Costs:
         decode=decode_ms,
         scale=_loop(frames, lambda frame: _scaled(frame.luma_HW, input_px)),
         detect=_loop(frames, lambda frame: models.detector.detect(frame.luma_HW)),
+        detect_small=_loop(
+            frames, lambda frame: models.detector.detect(frame.luma_HW, input_px=SMALL_PX)
+        ),
+        detect_window=_loop(
+            [_surroundings(*face) for face in faces],
+            lambda part_HW: models.detector.detect(part_HW, input_px=WINDOW_PX),
+        ),
         track=_track(detected),
         crop=_loop(faces, lambda face: preprocess.crop(*face, size_px)),
         features=_features(models, faces, size_px),
@@ -139,6 +154,12 @@ def _scaled(luma_HW: U8, longer_px: int) -> U8:
     height, width = luma_HW.shape
     share = longer_px / max(height, width)
     return np.asarray(cv2.resize(luma_HW, (round(width * share), round(height * share))), np.uint8)
+
+
+def _surroundings(luma_HW: U8, _eyes_22: F32, box_4: F32) -> U8:
+    """Return what a window round a face shows."""
+    x0, y0, x1, y1 = window_of(box_4, luma_HW.shape)
+    return luma_HW[y0:y1, x0:x1]
 
 
 def _track(detected: Sequence[Detections]) -> float:

@@ -18,7 +18,7 @@ from streamer.bench import load, raw
 from streamer.cores import usable_cores
 from streamer.errors import ConfigError
 from streamer.models import load_models
-from streamer.showreel import showreel
+from streamer.showreel import EMPTY, LARGE, showreel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,6 +63,7 @@ class Plan:
         cameras: measure so many alone; 0: search the capacity.
         workers: measure the same with so many processes too; 1: only the one process.
         goal: when cameras count as served.
+        inputs: also measure cameras that show nobody, and cameras of 1080p.
     """
 
     clips: Sequence[Path] = ()
@@ -70,6 +71,7 @@ class Plan:
     cameras: int = 0
     workers: int = 1
     goal: Goal = Goal()
+    inputs: bool = False
 
 
 def settings(path: Path | None, *, mirror: str) -> Config:
@@ -124,6 +126,10 @@ def bench(config: Config, plan: Plan, console: Console, notes: Console) -> dict[
             "loads": [asdict(one) for one in crewed],
         }
     _print(console, report, costs, [loads[0], watched, *loads[1:], *crewed], best)
+    if plan.inputs:
+        others = _inputs(config, plan, fewest, notes)
+        report["inputs"] = {name: asdict(one) for name, one in others.items()}
+        _print_inputs(console, {"as above": loads[0], **others})
     return report
 
 
@@ -152,12 +158,43 @@ def _loads(config: Config, plan: Plan, clips: list[Path], notes: Console) -> lis
     return sorted(loads, key=lambda one: one.cameras)
 
 
+def _inputs(config: Config, plan: Plan, cameras: int, notes: Console) -> dict[str, Load]:
+    """Measure as many cameras on other cuts of the built-in feed."""
+    found = {}
+    for name, cut in (("nobody there", EMPTY), ("1080p", LARGE)):
+        clip = showreel(notes, cut)
+        with notes.status(f"{cameras} cameras, {name}"):
+            found[name] = load.measure(config, [clip], cameras, plan.seconds)
+    return found
+
+
+def _print_inputs(console: Console, loads: dict[str, Load]) -> None:
+    """Print what one camera costs, by what it shows."""
+    table = Table(title="a camera, ms of CPU a second", title_justify="left")
+    for column in ("shows", "decoding", "all else", "looks/s", "faces read/s", "p99"):
+        table.add_column(column, justify="right")
+    for name, one in loads.items():
+        seconds = one.cameras * one.seconds
+        decode_s = one.cpu_s.get("decode", 0.0)
+        table.add_row(
+            name,
+            f"{1e3 * decode_s / seconds:.0f}",
+            f"{1e3 * (sum(one.cpu_s.values()) - decode_s) / seconds:.0f}",
+            ", ".join(f"{count / seconds:.1f} {kind}" for kind, count in one.looks.items()),
+            f"{one.samples / seconds:.1f}",
+            f"{one.latency_ms['p99']:.0f} ms",
+        )
+    console.print(table)
+
+
 def _report(
     config: Config, plan: Plan, costs: Costs, loads: list[Load], best: Load, *, capacity: int
 ) -> dict[str, Any]:
     analysed = max(1.0, best.analysed_fps * best.seconds)
     least_ms = costs.analysed_ms(
-        decoded=best.captured_fps / max(best.analysed_fps, 1e-9), faces=best.samples / analysed
+        decoded=best.captured_fps / max(best.analysed_fps, 1e-9),
+        faces=best.samples / analysed,
+        looks={kind: count / analysed for kind, count in best.looks.items()},
     )
     spent_ms = best.cpu_per_analysed_ms
     return {
@@ -170,7 +207,11 @@ def _report(
             "load_before": round(os.getloadavg()[0], 2),
         },
         "analysis_fps": config.analysis.fps,
-        "detector": {"backend": config.detector.backend, "input_px": config.detector.input_px},
+        "detector": {
+            "backend": config.detector.backend,
+            "input_px": config.detector.input_px,
+            "whole_s": config.detector.whole_s,
+        },
         "goal": asdict(plan.goal),
         "capacity": {"cameras": capacity},
         "efficiency": round(least_ms / spent_ms, 3),

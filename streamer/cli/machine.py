@@ -41,6 +41,10 @@ def bench(
     compare: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Print what changed since a saved report.")
     ] = None,
+    inputs: Annotated[
+        bool,
+        typer.Option("--inputs", help="Also cameras that show nobody, and cameras of 1080p."),
+    ] = False,
     engine: Annotated[
         bool,
         typer.Option("--engine", help="Only the networks, by batch size, on every runtime here."),
@@ -70,7 +74,7 @@ def bench(
             json.write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=2) + b"\n")
         return
     plan = benchmark.Plan(
-        clips=tuple(video or ()), seconds=seconds, cameras=cameras, workers=workers
+        clips=tuple(video or ()), seconds=seconds, cameras=cameras, workers=workers, inputs=inputs
     )
     console = Console()
     report = benchmark.bench(

@@ -38,7 +38,9 @@ def test_the_report_has_what_machines_read(shared: Path, tmp_path: Path) -> None
     assert set(report["latency_ms"]) == {"p50", "p95", "p99"}
     assert report["latency_ms"]["p50"] <= report["latency_ms"]["p99"]
     assert {"decode", "detect", "features", "temporal", "event"} <= set(report["raw_ms"])
+    assert {"detect_small", "detect_window"} <= set(report["raw_ms"])
     assert {"decode", "compute", "publish"} <= set(report["cpu_ms"])
+    assert set(report["loads"][0]["looks"]) == {"whole", "small", "window"}
     assert report["memory_mb"] > 50
     assert report["loads"][0]["captured_fps"] == pytest.approx(30, rel=0.3)
     assert report["watched"]["watched"]
