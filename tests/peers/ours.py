@@ -1,0 +1,98 @@
+"""This project over one clip after another: ``python tests/peers/ours.py SECONDS MODELS CLIP…``.
+
+The daemon's own reader, networks and compute loop on one camera that is read as fast as it goes:
+every frame is decoded, detected, followed, read and made into events, as the peers do it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+from prometheus_client import CollectorRegistry
+
+from streamer import config, logs
+from streamer.clock import SystemClock
+from streamer.events import EmotionSample
+from streamer.metrics import Metrics
+from streamer.station import Station
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from streamer.events import Event
+    from streamer.lane import Reading
+    from streamer.types import Frame
+
+_WARM_S = 2.0
+_STOP_S = 10.0
+
+
+class Counter:
+    """Takes events and frames, and counts the faces that were read."""
+
+    def __init__(self) -> None:
+        self.faces = 0
+
+    def emit(self, event: Event) -> None:
+        """Count a reading."""
+        self.faces += isinstance(event.data, EmotionSample)
+
+    def offer(self, _frame: Frame, _readings: Sequence[Reading]) -> None:
+        """Nobody looks on."""
+
+    def forget(self, _camera: str) -> None:
+        """Nothing is kept."""
+
+
+def main() -> None:
+    """Measure the clips that are named."""
+    seconds, models, *clips = sys.argv[1:]
+    logs.configure("error", "console", clock=SystemClock())
+    for clip in clips:
+        camera = config.Camera(name="clip", url=clip, realtime=False, loop=True)
+        settings = config.Config(
+            cameras=(camera,),
+            analysis=config.Analysis(fps=0),
+            detector=config.Detector(mirror=models),
+        )
+        metrics, counter = Metrics(CollectorRegistry()), Counter()
+        station = Station(
+            every_frame(settings),
+            sink=counter,
+            metrics=metrics,
+            onlooker=counter,
+            clock=SystemClock(),
+        )
+        station.load(lambda: None)
+        station.open(settings.cameras)
+        time.sleep(_WARM_S)
+        start_s, frames, faces = time.perf_counter(), analysed(station), counter.faces
+        time.sleep(float(seconds))
+        spent_s = time.perf_counter() - start_s
+        frames, faces = analysed(station) - frames, counter.faces - faces
+        station.stop(_STOP_S)
+        station.close()
+        line = {"clip": clip, "fps": frames / spent_s, "faces": faces / frames, "frames": frames}
+        sys.stdout.write(json.dumps(line) + "\n")
+        sys.stdout.flush()
+
+
+def every_frame(settings: config.Config) -> config.Config:
+    """Have the detector look at every frame, as the peers' do."""
+    detector = settings.detector
+    if "every_s" in detector.__struct_fields__:
+        detector = msgspec.structs.replace(detector, every_s=0.0)
+    return msgspec.structs.replace(settings, detector=detector)
+
+
+def analysed(station: Station) -> int:
+    """Return how many frames were analysed so far."""
+    return station.cameras()[0].analysed
+
+
+if __name__ == "__main__":
+    main()
