@@ -71,6 +71,13 @@ def test_the_template_differs_from_the_unit_in_its_paths_alone() -> None:
     assert keys == {"Description", "ExecStart", "EnvironmentFile", *paths}
 
 
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="no shellcheck (Debian: shellcheck)")
+def test_the_scripts_have_no_known_pitfall() -> None:
+    """Installation, build and what Debian runs, read by a linter that knows the shell."""
+    maintainer = [FOLDER / "debian" / name for name in ("postinst", "prerm", "postrm")]
+    run("shellcheck", *FOLDER.glob("*.sh"), *maintainer)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="giving files to an account needs root")
 def test_account_and_folders_are_made(tmp_path: Path) -> None:
     """The account is made in an empty system, and the folders get their rights."""
