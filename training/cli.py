@@ -18,6 +18,7 @@ from streamer.errors import StreamerError
 from training.cli_ablate import ablate
 from training.cli_data import data_app
 from training.cli_heads import heads
+from training.cli_tune import tune
 
 __all__ = ["app", "main"]
 
@@ -34,6 +35,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.command()(ablate)
 app.command()(heads)
+app.command()(tune)
 
 Faces = Annotated[Path, typer.Option("--data", metavar="CACHE", help="Cache of labelled faces.")]
 Unseen = Annotated[
@@ -203,30 +205,37 @@ def evaluate(
 
 @app.command("report")
 def report_model(
-    checkpoint: Annotated[Path, typer.Argument(help="best.pt or last.pt of a run.")],
+    checkpoints: Annotated[
+        list[Path], typer.Argument(help="Of one run, or of several of the same recipe.")
+    ],
     data: Faces,
     out: Annotated[Path, typer.Option("--out", metavar="HTML", help="Page; JSON beside it.")],
     unseen: Unseen = [],  # noqa: B006 - typer copies it
     leave_out: LeaveOut = [],  # noqa: B006 - typer copies it
+    groups: Annotated[
+        list[str],
+        typer.Option(
+            "--groups", metavar="NAME=CSV", help="Columns name or group, and what is known of it."
+        ),
+    ] = [],  # noqa: B006 - typer copies it
+    list_: Annotated[
+        list[str], typer.Option("--list", metavar="NAME=FILE", help="Pictures scored apart.")
+    ] = [],  # noqa: B006 - typer copies it
     threads: Threads = 2,
 ) -> None:
-    """Write a page about a model: training curves, accuracy, confusion, calibration."""
+    """Write a page about a model: curves, accuracy, confusion, slices, spread over runs."""
     import torch
 
     from training import report
-    from training.export import calibrated
-    from training.inputs import faces_of, network_of, pair
-    from training.release import measure_all, operating_point
+    from training.inputs import faces_of, pair
+    from training.model_page import Divisions, page_of
 
     torch.set_num_threads(threads)
-    bare, prior_K = network_of(checkpoint)
-    faces = faces_of(data, [])
-    share, temperature = operating_point(bare, prior_K, faces.part("valid"))
     others = {key: faces_of(path, leave_out) for key, path in map(pair, unseen)}
-    net = calibrated(bare, prior_K, share, temperature)
-    measured = measure_all(net, faces, others, temperature)
-    sections = report.model_sections(measured, [], report.read_log(checkpoint.parent / "log.jsonl"))
-    report.write(out, f"Report on {checkpoint}", sections, measured)
+    divisions = Divisions(groups=tuple(map(pair, groups)), lists=tuple(map(pair, list_)))
+    sections, page = page_of(checkpoints, faces_of(data, []), others, divisions)
+    report.write(out, f"Report on {', '.join(map(str, checkpoints))}", sections, page)
+    share, temperature = page.prior_share, page.temperature
     typer.echo(f"{out}: written; share of the prior {share}, temperature {temperature:.3f}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path  # noqa: TC003 - typer reads annotations at run time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -45,16 +45,28 @@ def formats() -> None:
 def audit_data(
     data: Annotated[Path, typer.Argument(help="Cache of labelled faces.")],
     out: Annotated[Path, typer.Option("--out", metavar="HTML", help="Page; JSON beside it.")],
+    learn_from: Annotated[
+        int,
+        typer.Option(
+            "--learn-from",
+            help="Pictures for the learning curve and the doubtful labels; 0: leave both out.",
+            min=0,
+        ),
+    ] = 6000,
 ) -> None:
-    """Count classes, duplicates and leaks, and plot what the pictures cover."""
+    """Count classes, duplicates, leaks and doubtful labels; plot coverage; give advice."""
     from training import report
+    from training.audit_page import audit_sections
     from training.data import cache
+    from training.data.advice import advice
     from training.data.audit import audit
 
-    found = audit(cache.load(data).faces)
-    report.write(out, f"Audit of {data.name}", report.audit_sections(found), found)
+    found = audit(cache.load(data).faces, learn_from=learn_from)
+    report.write(out, f"Audit of {data.name}", audit_sections(found), found)
     pairs = ", ".join(f"{k} {v}" for k, v in sorted(found.near_pairs.items())) or "none"
     typer.echo(f"{found.faces} faces; near-duplicate pairs: {pairs}")
+    for sentence in advice(found):
+        typer.echo(f"- {sentence}")
     typer.echo(f"{out}: written")
 
 

@@ -23,20 +23,25 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from training.data.audit import Audit
     from training.diagnose import Firing, GradientTrace
     from training.evaluate import Interval, Measured
     from training.heads import Compared, Reader
+    from training.seeds import Summary
+    from training.slices import Slice
     from training.smoothing import TemporalResult
+    from training.tune import Found
 
 __all__ = [
     "Section",
-    "audit_sections",
     "figure_svg",
     "firing_section",
     "heads_section",
     "model_sections",
+    "read_log",
+    "seeds_section",
+    "slices_section",
     "trace_section",
+    "tune_section",
     "write",
 ]
 
@@ -59,12 +64,14 @@ class Section:
     Attributes:
         title: its heading.
         text: a paragraph before everything else.
+        items: sentences, numbered.
         header, rows: a table; empty: none.
         plots: (caption, SVG) pairs.
     """
 
     title: str
     text: str = ""
+    items: Sequence[str] = ()
     header: tuple[str, ...] = ()
     rows: Sequence[tuple[str, ...]] = ()
     plots: Sequence[tuple[str, str]] = ()
@@ -135,47 +142,60 @@ def model_sections(
     return out
 
 
-def audit_sections(audit: Audit) -> list[Section]:
-    """Return the sections about a face set."""
-    splits = list(audit.counts)
-    counts = [
-        (name, *(str(audit.counts[s][name]) for s in splits), f"{audit.agreement.get(name, 0):.2f}")
-        for name in CLASSES
+def slices_section(title: str, found: list[Slice]) -> Section:
+    """Return the section about parts of a set."""
+    rows = [
+        (s.by, s.part, str(s.n), *(_percent(i) for i in (s.accuracy, s.uar, s.macro_f1)))
+        for s in found
     ]
-    facts = [
-        ("pictures", str(audit.faces)),
-        ("exact duplicates", str(audit.exact_duplicates)),
-        ("evaluation pictures marked as being in train", str(audit.leaks_marked)),
-        *((f"near-duplicate pairs, {k}", str(v)) for k, v in sorted(audit.near_pairs.items())),
-        *((f"imbalance, {k}", f"{v:.1f}") for k, v in audit.imbalance.items()),
-        *((f"clearly labelled, {k}", f"{v:.3f}") for k, v in audit.clear.items()),
+    return Section(
+        title=f"Slices of {title}",
+        text="Per cent with 95 % bootstrap intervals over groups; parts with fewer than 30 faces "
+        "are left out. UAR and macro F1 are over the classes that occur in the part, so compare "
+        "them with care.",
+        header=("by", "part", "n", "accuracy", "UAR", "macro F1"),
+        rows=rows,
+        plots=[("Accuracy of each part; the line is the whole set's", _forest(found))],
+    )
+
+
+def tune_section(found: Found) -> Section:
+    """Return the section about a search."""
+    rows = [
+        (str(t.number), t.state, f"{t.score:.4f}", str(t.epochs), " ".join(t.values))
+        for t in found.trials
     ]
-    spreads = {"brightness": audit.brightness, "contrast": audit.contrast}
-    spreads |= {"sharpness": audit.sharpness}
-    if audit.poses is not None:
-        facts.append(("eyes found", f"{audit.poses.eyes_found:.3f}"))
-        spreads |= {
-            "eye distance": audit.poses.eye_distance,
-            "roll (degrees)": audit.poses.roll_deg,
-        }
-        spreads |= {"turn": audit.poses.turn}
-    cover = [
-        (name, *(f"{v:.3g}" for v in (s.p5, s.p25, s.p50, s.p75, s.p95)))
-        for name, s in spreads.items()
+    weights = ", ".join(f"{key} {v:.2f}" for key, v in found.importance.items())
+    return Section(
+        title="Trials",
+        text="By the validation score; pruned ones were stopped early. How much each value matters "
+        f"among the better trials: {weights or 'too few trials to tell'}.",
+        header=("trial", "state", "score", "epochs", "values"),
+        rows=rows,
+    )
+
+
+def seeds_section(found: list[Summary]) -> Section:
+    """Return the section about several runs of one recipe."""
+    rows = [
+        (
+            f"{s.dataset}, {s.split}, {s.framing}",
+            s.figure,
+            str(s.runs),
+            f"{s.mean:.4f}",
+            f"{s.deviation:.4f}",
+            f"{s.low:.4f} to {s.high:.4f}",
+            f"{s.least:.4f} to {s.most:.4f}",
+        )
+        for s in found
     ]
-    bars = ("Pictures a class, by split", _bars(audit.counts))
-    return [
-        Section(title="Facts", header=("", ""), rows=facts),
-        Section(
-            title="Classes",
-            text="By the majority of votes; the last column is the share of clear pictures whose "
-            "second label agrees.",
-            header=("class", *splits, "agreement"),
-            rows=counts,
-            plots=[bars],
-        ),
-        Section(title="Coverage", header=("", "5 %", "25 %", "50 %", "75 %", "95 %"), rows=cover),
-    ]
+    return Section(
+        title="Over several runs",
+        text="The interval is that of the mean by Student's t: it holds the spread between runs, "
+        "not that between pictures.",
+        header=("data", "figure", "runs", "mean", "deviation", "95 % of the mean", "range"),
+        rows=rows,
+    )
 
 
 def heads_section(data: str, clips: int, step_s: float, results: list[Compared]) -> Section:
@@ -250,6 +270,9 @@ def _render(section: Section) -> str:
     parts = [f"<h2>{html.escape(section.title)}</h2>"]
     if section.text:
         parts.append(f"<p>{html.escape(section.text)}</p>")
+    if section.items:
+        items = "".join(f"<li>{html.escape(item)}</li>" for item in section.items)
+        parts.append(f"<ol>{items}</ol>")
     if section.header:
         head = "".join(f"<th>{html.escape(h)}</th>" for h in section.header)
         body = "".join(
@@ -327,14 +350,20 @@ def _confusion(counts: list[list[int]]) -> str:
     return figure_svg(figure)
 
 
-def _bars(counts: dict[str, dict[str, int]]) -> str:
-    figure = Figure(figsize=(9, 3.2))
+def _percent(i: Interval) -> str:
+    return f"{100 * i.value:.1f} ({100 * i.low:.1f}–{100 * i.high:.1f})"
+
+
+def _forest(found: list[Slice]) -> str:
+    figure = Figure(figsize=(8, 0.6 + 0.24 * len(found)))
     axes = figure.subplots()
-    width = 0.8 / max(1, len(counts))
-    for place, (split, each) in enumerate(counts.items()):
-        x = np.arange(len(CLASSES)) + place * width
-        axes.bar(x, [each[name] for name in CLASSES], width, label=split)
-    axes.set_xticks(np.arange(len(CLASSES)) + 0.4, CLASSES)
-    axes.set_yscale("log")
-    axes.legend()
+    places = np.arange(len(found))[::-1]
+    values = np.array([[s.accuracy.value, s.accuracy.low, s.accuracy.high] for s in found]) * 100
+    for place, (value, low, high) in zip(places, values, strict=True):
+        axes.plot([low, high], [place, place], color="#57606a")
+        axes.plot(value, place, "o", color="#0969da")
+    whole = np.average(values[:, 0], weights=[s.n for s in found]) if len(found) else 0.0
+    axes.axvline(whole, color="#d0d7de")
+    axes.set_yticks(places, [f"{s.by}: {s.part}" for s in found], fontsize=7)
+    axes.set_xlabel("accuracy, per cent")
     return figure_svg(figure)

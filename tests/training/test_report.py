@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from training import report
+from training.audit_page import audit_sections
 from training.data.audit import audit
 from training.diagnose import firing, gradient_trace
 from training.export import calibrated
@@ -74,7 +75,7 @@ def test_model_report_loads_nothing_and_names_its_figures(
 def test_audit_and_diagnosis_pages(tmp_path: Path, faces: FaceSet, tiny: TrainConfig) -> None:
     """Both kinds of page are written with their tables."""
     found = audit(faces)
-    report.write(tmp_path / "audit.html", "Audit", report.audit_sections(found), found)
+    report.write(tmp_path / "audit.html", "Audit", audit_sections(found), found)
     assert "neutral" in read(tmp_path / "audit.html").cells
     layers = firing(FaceNet(tiny.model), torch.from_numpy(faces.images_NHW[:8])[:, None] / 255.0)
     traces = [gradient_trace(replace(tiny, batch=8), faces, 2, skip=skip) for skip in (True, False)]

@@ -1,4 +1,4 @@
-"""Look into a face set before training on it: counts, duplicates, doubts, coverage.
+"""Look into a face set before training on it: counts, duplicates, doubts, coverage, advice.
 
 Legend: N faces, H W pixels, K classes.
 """
@@ -8,56 +8,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 
+from training.data.coverage import PROPERTIES, Spread, properties, spread
+from training.data.duplicates import near_duplicates
 from training.data.faces import CLASSES, SPLITS
 from training.data.labels import majority
+from training.data.learning import Doubts, LearningCurve, curve, describe, doubts, sample
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from streamer.types import F32, U8
     from training.data.faces import FaceSet
 
-__all__ = ["Audit", "Poses", "Spread", "audit", "doubtful", "hashes", "near_duplicates"]
+__all__ = ["Audit", "audit"]
 
-_NEAR_BITS = 6
-"""Pictures whose 64-bit hashes differ by so few bits are compared."""
-_SAME = 0.9
-"""Correlation from which two pictures are the same photograph: of FER2013's pairs looked at, all 32
-above were, and one of 8 between 0.80 and 0.85."""
-_COARSE = 24  # side at which pictures are compared: free of JPEG noise and of a pixel's shift
-_HASH_SIDE = 8
-_BANDS = 4
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spread:
-    """How a property is distributed over the pictures: five percentiles."""
-
-    p5: float
-    p25: float
-    p50: float
-    p75: float
-    p95: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Poses:
-    """How the faces lie in their pictures.
-
-    Attributes:
-        eyes_found: share of pictures whose eyes are known.
-        eye_distance: as a share of the picture's side.
-        roll_deg: tilt of the line through the eyes.
-        turn: from the eyes' middle to the box's middle, in box widths; grows with the yaw.
-    """
-
-    eyes_found: float
-    eye_distance: Spread
-    roll_deg: Spread
-    turn: Spread
+_SHOWN = 40
+_FEWEST = 200  # pictures under which a curve or a doubt would say nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,11 +37,16 @@ class Audit:
         imbalance: largest class over smallest, a split.
         clear: share of pictures on which over half of the voters agree, a split.
         agreement: share of clear pictures whose second label agrees, a class.
+        groups: people, videos or sets of duplicates, a split.
+        groups_cut: those of which pictures lie in several splits, leaks that are marked left out.
         exact_duplicates: pictures equal to an earlier one.
         near_pairs: pairs that look the same, within a split and across two.
+        across: names of pairs across two splits of which neither is marked as a leak.
+        across_count: how many of those there are.
         leaks_marked: evaluation pictures marked as being in train.
-        brightness, contrast, sharpness: mean and deviation of pixels; variance of the Laplacian.
-        poses: None where no eyes are known.
+        coverage: how each of ``coverage.PROPERTIES`` is distributed, where it is known.
+        learning: how a quick model's error falls with more pictures; None: not looked at.
+        doubts: which labels it doubts; None: not looked at.
     """
 
     faces: int
@@ -82,22 +54,29 @@ class Audit:
     imbalance: dict[str, float]
     clear: dict[str, float]
     agreement: dict[str, float]
+    groups: dict[str, int]
+    groups_cut: int
     exact_duplicates: int
     near_pairs: dict[str, int]
+    across: list[tuple[str, str]]
+    across_count: int
     leaks_marked: int
-    brightness: Spread
-    contrast: Spread
-    sharpness: Spread
-    poses: Poses | None
+    coverage: dict[str, Spread]
+    learning: LearningCurve | None
+    doubts: Doubts | None
 
 
-def audit(faces: FaceSet) -> Audit:
-    """Describe a set; a few seconds for 36,000 pictures."""
+def audit(faces: FaceSet, *, learn_from: int = 0) -> Audit:
+    """Describe a set.
+
+    Args:
+        faces: any set; a few seconds for 36,000 pictures.
+        learn_from: pictures that a quick model learns from, for the learning curve and the doubts;
+            0: neither. About a minute for 6,000.
+    """
     labels, clear = majority(faces)
     counts: dict[str, dict[str, int]] = {}
     imbalance, clarity = {}, {}
-    flat = faces.images_NHW.reshape(len(faces), -1)
-    edges = np.array([cv2.Laplacian(image, cv2.CV_32F).var() for image in faces.images_NHW])
     for split in SPLITS:
         here = faces.split_N == split
         if not here.any():
@@ -106,96 +85,40 @@ def audit(faces: FaceSet) -> Audit:
         counts[split] = {name: int(v) for name, v in zip(CLASSES, each, strict=True)}
         imbalance[split] = float(each.max() / max(1, each[each > 0].min()))
         clarity[split] = float(clear[here].mean())
+    pairs = near_duplicates(faces.images_NHW)
+    across = [(a, b) for a, b in pairs if _unmarked(faces, a, b)]
+    spreads = {name: spread(values) for name, values in properties(faces).items()}
+    learning, doubtful = _learned(faces, learn_from)
     return Audit(
         faces=len(faces),
         counts=counts,
         imbalance=imbalance,
         clear=clarity,
         agreement=_agreement(faces, labels, clear),
+        groups={s: len(np.unique(faces.group_N[faces.split_N == s])) for s in counts},
+        groups_cut=_groups_cut(faces),
         exact_duplicates=len(faces) - len({row.tobytes() for row in faces.images_NHW}),
-        near_pairs=_pairs_by_split(faces),
+        near_pairs=_pairs_by_split(faces, pairs),
+        across=[(_place(faces, a), _place(faces, b)) for a, b in across[:_SHOWN]],
+        across_count=len(across),
         leaks_marked=int(faces.leak_N.sum()),
-        brightness=_spread(flat.mean(axis=1)),
-        contrast=_spread(flat.std(axis=1)),
-        sharpness=_spread(edges),
-        poses=_poses(faces),
+        coverage={name: s for name in PROPERTIES if (s := spreads[name]) is not None},
+        learning=learning,
+        doubts=doubtful,
     )
 
 
-def hashes(images_NHW: U8) -> NDArray[np.uint64]:
-    """Return a 64-bit hash of each picture's coarse gradients (dHash).
-
-    Source: Krawetz 2013, "Kind of like that", hackerfactor.com.
-    """
-    out = np.zeros(len(images_NHW), np.uint64)
-    weights = np.uint64(1) << np.arange(_HASH_SIDE * _HASH_SIDE, dtype=np.uint64)
-    for i, image in enumerate(images_NHW):
-        small = cv2.resize(image, (_HASH_SIDE + 1, _HASH_SIDE), interpolation=cv2.INTER_AREA)
-        rises = (small[:, 1:] > small[:, :-1]).ravel()
-        out[i] = (weights * rises.astype(np.uint64)).sum(dtype=np.uint64)
-    return out
-
-
-def near_duplicates(images_NHW: U8) -> list[tuple[int, int]]:
-    """Return the pairs of rows that show the same photograph, first row first.
-
-    Only rows whose hashes share one of four bands of 16 bits are compared: that finds every pair
-    of hashes within three bits and most within six. What is close is confirmed by correlation.
-    """
-    near = np.array(_candidates(hashes(images_NHW)), np.int64).reshape(-1, 2)
-    side = (_COARSE, _COARSE)
-    flat = np.stack(
-        [cv2.resize(i, side, interpolation=cv2.INTER_AREA).ravel() for i in images_NHW]
-    ).astype(np.float32)
-    flat -= flat.mean(axis=1, keepdims=True)
-    flat /= np.linalg.norm(flat, axis=1, keepdims=True) + 1e-6
-    same = (flat[near[:, 0]] * flat[near[:, 1]]).sum(axis=1) >= _SAME
-    return [(int(a), int(b)) for a, b in near[same]]
-
-
-def _candidates(hashes_N: NDArray[np.uint64]) -> list[tuple[int, int]]:
-    found: set[tuple[int, int]] = set()
-    for band in range(_BANDS):
-        key = (hashes_N >> np.uint64(16 * band)) & np.uint64(0xFFFF)
-        order = np.argsort(key, kind="stable")
-        bounds = np.flatnonzero(np.diff(key[order])) + 1
-        for rows in np.split(order, bounds):
-            if len(rows) > 1:
-                found.update(_close(rows, hashes_N))
-    return sorted(found)
-
-
-def _close(rows: NDArray[np.int64], hashes_N: NDArray[np.uint64]) -> set[tuple[int, int]]:
-    pairs: set[tuple[int, int]] = set()
-    for place, row in enumerate(rows[:-1]):
-        others = rows[place + 1 :]
-        bits = np.bitwise_count(hashes_N[others] ^ hashes_N[row])
-        pairs.update(
-            (min(int(row), int(o)), max(int(row), int(o))) for o in others[bits <= _NEAR_BITS]
-        )
-    return pairs
-
-
-def doubtful(probabilities_NK: F32, labels_N: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Return the rows whose label is least credible to a model that did not train on them.
-
-    Each probability is compared with the model's mean confidence in that class on rows so
-    labelled, so that classes the model is shy of are not all called wrong.
-
-    Args:
-        probabilities_NK: out-of-fold predictions.
-        labels_N: the labels in doubt.
-        count: how many rows to return, most doubtful first.
-
-    Source: Northcutt et al. 2021, "Confident Learning", arXiv 1911.00068, section 3.
-    """
-    k = probabilities_NK.shape[1]
-    own = probabilities_NK[np.arange(len(labels_N)), labels_N]
-    usual = np.array(
-        [own[labels_N == c].mean() if (labels_N == c).any() else 1.0 for c in range(k)]
+def _learned(faces: FaceSet, count: int) -> tuple[LearningCurve | None, Doubts | None]:
+    if not count:
+        return None, None
+    some, labels = sample(faces, count)
+    if len(some) < _FEWEST or len(np.unique(labels)) < 2:  # noqa: PLR2004 - nothing to tell apart
+        return None, None
+    features = describe(some)
+    return (
+        curve(features, labels, some.group_N),
+        doubts(features, labels, some.group_N, some.name_N),
     )
-    margin = (probabilities_NK - usual[None]).max(axis=1) - (own - usual[labels_N])
-    return np.argsort(-margin, kind="stable")[:count]
 
 
 def _agreement(
@@ -209,31 +132,26 @@ def _agreement(
     return out
 
 
-def _pairs_by_split(faces: FaceSet) -> dict[str, int]:
+def _pairs_by_split(faces: FaceSet, pairs: list[tuple[int, int]]) -> dict[str, int]:
     out: dict[str, int] = {}
-    for a, b in near_duplicates(faces.images_NHW):
+    for a, b in pairs:
         names = sorted((str(faces.split_N[a]), str(faces.split_N[b])))
         key = names[0] if names[0] == names[1] else "/".join(names)
         out[key] = out.get(key, 0) + 1
     return out
 
 
-def _spread(values: NDArray[np.floating]) -> Spread:
-    p5, p25, p50, p75, p95 = (float(v) for v in np.percentile(values, [5, 25, 50, 75, 95]))
-    return Spread(p5=p5, p25=p25, p50=p50, p75=p75, p95=p95)
+def _unmarked(faces: FaceSet, a: int, b: int) -> bool:
+    marked = bool(faces.leak_N[a] or faces.leak_N[b])
+    return bool(faces.split_N[a] != faces.split_N[b]) and not marked
 
 
-def _poses(faces: FaceSet) -> Poses | None:
-    known = np.isfinite(faces.eyes_N22).all(axis=(1, 2)) & np.isfinite(faces.boxes_N4).all(axis=1)
-    if not known.any():
-        return None
-    eyes, boxes = faces.eyes_N22[known], faces.boxes_N4[known]
-    line = eyes[:, 1] - eyes[:, 0]
-    width = np.maximum(boxes[:, 2] - boxes[:, 0], 1.0)
-    off = np.abs(eyes[:, :, 0].mean(axis=1) - (boxes[:, 0] + boxes[:, 2]) / 2.0) / width
-    return Poses(
-        eyes_found=float(known.mean()),
-        eye_distance=_spread(np.hypot(line[:, 0], line[:, 1]) / faces.images_NHW.shape[2]),
-        roll_deg=_spread(np.degrees(np.arctan2(line[:, 1], line[:, 0]))),
-        turn=_spread(off),
-    )
+def _place(faces: FaceSet, row: int) -> str:
+    return f"{faces.split_N[row]}/{faces.name_N[row]}"
+
+
+def _groups_cut(faces: FaceSet) -> int:
+    kept = ~faces.leak_N
+    pairs = np.unique(np.stack([faces.group_N[kept], faces.split_N[kept]], axis=1), axis=0)
+    _, times = np.unique(pairs[:, 0], return_counts=True)
+    return int((times > 1).sum())

@@ -1,0 +1,264 @@
+"""Search a recipe's values: trials chosen by what earlier ones showed, hopeless ones stopped early.
+
+Everything is judged on the validation split. The study lies in a SQLite file and each trial's run
+beside it, so that an interrupted search goes on where it was, in mid-trial.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.trial import TrialState
+
+from streamer.errors import ConfigError
+from training.recipes import changed, to_plain
+from training.report import read_log
+from training.train import LAST, LOG, fit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from training.data.faces import FaceSet
+    from training.recipes import TrainConfig
+
+__all__ = ["USUAL", "Found", "Trial", "Varied", "tune", "varied"]
+
+USUAL = (
+    "optim.lr=0.0003..0.01:log",
+    "optim.decay=0.001..0.1:log",
+    "balance.power=0.2..1.0",
+    "loss.adjust=0.0..1.5",
+    "labels.second_votes=0.0..6.0",
+    "augment.rotate_deg=5.0..25.0",
+)
+"""What is varied where nothing is said: what the figures of FER+ and of unseen sets hang on."""
+_STUDY = "study.db"
+_MAGIC = b"SQLite format 3\x00"
+_STARTUP = 4  # trials before one may be stopped, and drawn at random before any is chosen
+_WARMUP = 1  # epochs before one may be stopped
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Varied:
+    """One value that is searched.
+
+    Attributes:
+        key: of the recipe, such as ``optim.lr``.
+        low, high: ends of a range; whole numbers where both are written so.
+        log: searched by its logarithm.
+        choices: instead of a range; JSON values.
+    """
+
+    key: str
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    choices: tuple[str, ...] = ()
+
+    def of(self, trial: optuna.Trial) -> str:
+        """Return what a trial takes, as ``--set`` wants it."""
+        if self.choices:
+            return f"{self.key}={trial.suggest_categorical(self.key, self.choices)}"
+        if isinstance(self.low, int) and isinstance(self.high, int):
+            whole = trial.suggest_int(self.key, self.low, self.high, log=self.log)
+            return f"{self.key}={whole}"
+        return f"{self.key}={trial.suggest_float(self.key, self.low, self.high, log=self.log)!r}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One trial that has ended.
+
+    Attributes:
+        number: of it, from 0.
+        state: "complete" or "pruned".
+        score: the best validation score of its run.
+        epochs: of its run.
+        values: what it took, as ``--set`` wants it.
+    """
+
+    number: int
+    state: str
+    score: float
+    epochs: int
+    values: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What a search found: the best complete trial first, and how much each value matters.
+
+    ``importance`` is empty where there are too few trials to tell.
+    """
+
+    trials: list[Trial]
+    importance: dict[str, float]
+
+
+def varied(text: str) -> Varied:
+    """Read ``optim.lr=0.0003..0.01:log``, ``balance.power=0.2..1.0`` or ``optim.name=["a","b"]``.
+
+    Raises:
+        ConfigError: when it is nothing of the kind.
+    """
+    key, mark, rest = text.partition("=")
+    advice = "write KEY=LOW..HIGH, KEY=LOW..HIGH:log or KEY=[A,B]"
+    try:
+        if rest.startswith("["):
+            choices = tuple(json.dumps(v) for v in json.loads(rest))
+            if key and len(choices) > 1:
+                return Varied(key=key, choices=choices)
+        ends, _, kind = rest.partition(":")
+        low, dots, high = ends.partition("..")
+        whole = low.lstrip("-").isdigit() and high.lstrip("-").isdigit()
+        first, last = (int(low), int(high)) if whole else (float(low), float(high))
+    except ValueError:
+        raise ConfigError(f"--vary {text}: not understood; {advice}") from None
+    usable = math.isfinite(first) and math.isfinite(last) and first < last
+    if not (key and mark and dots and usable and kind in ("", "log")) or (kind and first <= 0):
+        raise ConfigError(f"--vary {text}: not understood; {advice}")
+    return Varied(key=key, low=first, high=last, log=bool(kind))
+
+
+def tune(
+    base: TrainConfig,
+    faces: FaceSet,
+    out: Path,
+    values: list[Varied],
+    *,
+    trials: int,
+    report: Callable[[str], None] = lambda _: None,
+) -> Found:
+    """Search, or go on searching, until so many trials have ended.
+
+    Args:
+        base: what is not varied; its seed is every trial's and the search's own.
+        faces: with splits "train" and "valid"; no other split is looked at.
+        out: directory of the study and of a run a trial.
+        values: what is varied.
+        trials: in all, those of an earlier call among them.
+        report: told each epoch and each trial that ended.
+
+    Raises:
+        ConfigError: when a value is none of the recipe's, or the study there is of another search.
+    """
+    for value in values:  # a mistake shows before anything runs
+        changed(base, [f"{value.key}={value.choices[0] if value.choices else value.low}"])
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = _study(out, base, values)
+    _take_up(study)
+    began, before = time.monotonic(), len(_ended(study))
+    while (done := len(_ended(study))) < trials:
+        trial = study.ask()
+        config = changed(base, [value.of(trial) for value in values])
+        name = trial.user_attrs.get("run", f"trial-{trial.number:03d}")
+        trial.set_user_attr("run", name)
+        state = TrialState.COMPLETE
+        try:
+            _run(config, faces, out / name, trial, report)
+        except optuna.TrialPruned:
+            state = TrialState.PRUNED
+        score = max(study.trials[trial.number].intermediate_values.values(), default=0.0)
+        study.tell(trial, score if state is TrialState.COMPLETE else None, state=state)
+        each = (time.monotonic() - began) / (done + 1 - before)
+        left = each * (trials - done - 1) / 60.0
+        ended = f"trial {done + 1} of {trials} {state.name.lower()}, score {score:.4f}"
+        report(f"{ended}, about {left:.0f} min left")
+    return _found(study, values)
+
+
+def _run(
+    config: TrainConfig,
+    faces: FaceSet,
+    out: Path,
+    trial: optuna.Trial,
+    report: Callable[[str], None],
+) -> None:
+    """Train one trial, and stop it once it falls behind the others."""
+    for epoch, score in _earlier(out).items():
+        trial.report(score, epoch)
+
+    def look(line: dict[str, Any]) -> None:
+        epoch, score = int(line["epoch"]), line.get("score")
+        report(f"trial {trial.number}, epoch {epoch} of {config.epochs}: {score}")
+        if score is None:
+            return
+        trial.report(float(score), epoch)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+
+    fit(config, faces, out, resume=(out / LAST).exists(), report=look)
+
+
+def _earlier(out: Path) -> dict[int, float]:
+    """Return the scores of a run that was interrupted, by epoch."""
+    lines = read_log(out / LOG) if (out / LAST).exists() else []
+    return {int(line["epoch"]): float(line["score"]) for line in lines if "score" in line}
+
+
+def _study(out: Path, base: TrainConfig, values: list[Varied]) -> optuna.Study:
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / _STUDY
+    if file.exists() and file.stat().st_size and not file.open("rb").read(16) == _MAGIC:
+        raise ConfigError(f"{file}: not a study; name another --out")
+    study = optuna.create_study(
+        storage=f"sqlite:///{file}",
+        study_name="tune",
+        direction="maximize",
+        load_if_exists=True,
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=_STARTUP, n_warmup_steps=_WARMUP + 1),
+    )
+    # Another seed after each trial, so that a search that goes on does not draw the same again.
+    seed = base.seed + 1000 * len(study.trials)
+    study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP)
+    what = {"base": to_plain(base), "values": [_words(v) for v in values]}
+    text = json.dumps(what, sort_keys=True)
+    if study.user_attrs.setdefault("search", text) != text:
+        raise ConfigError(
+            f"{file} searched another recipe or other values; give the same ones or another --out"
+        )
+    study.set_user_attr("search", text)
+    return study
+
+
+def _words(value: Varied) -> str:
+    return f"{value.key}={value.choices or (value.low, value.high, value.log)}"
+
+
+def _take_up(study: optuna.Study) -> None:
+    """Let what was interrupted begin again, in the run that it had."""
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        study.tell(trial.number, state=TrialState.FAIL)
+        study.enqueue_trial(trial.params, user_attrs={"run": trial.user_attrs.get("run", "")})
+
+
+def _ended(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    return study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
+
+
+def _found(study: optuna.Study, values: list[Varied]) -> Found:
+    trials = [
+        Trial(
+            number=t.number,
+            state=t.state.name.lower(),
+            score=max(t.intermediate_values.values(), default=0.0),
+            epochs=len(t.intermediate_values),
+            values=[f"{v.key}={t.params[v.key]}" for v in values],
+        )
+        for t in _ended(study)
+    ]
+    trials.sort(key=lambda t: (t.state != "complete", -t.score))
+    complete = [t for t in trials if t.state == "complete"]
+    spread = {t.score for t in complete}
+    importance: dict[str, float] = {}
+    if len(complete) > _STARTUP and len(spread) > 1:
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+        found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+        importance = {key: float(v) for key, v in found.items()}
+    return Found(trials=trials, importance=importance)
