@@ -45,6 +45,12 @@ def bench(
         bool,
         typer.Option("--inputs", help="Also cameras that show nobody, and cameras of 1080p."),
     ] = False,
+    scale: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Measure nothing: what 100 and 1,000 cameras need, by a report."
+        ),
+    ] = None,
     engine: Annotated[
         bool,
         typer.Option("--engine", help="Only the networks, by batch size, on every runtime here."),
@@ -65,6 +71,11 @@ def bench(
     from streamer.clock import SystemClock
 
     logs.configure("error", "console", clock=SystemClock())
+    if scale is not None:
+        from streamer.bench import scaling
+
+        scaling.scale(scale, Console())
+        return
     if engine:
         from streamer.bench import engine as engines
 
