@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from streamer import bundle as bundles
 from streamer import preprocess
 from training.data.faces import CLASSES
+from training.fuse import fused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -152,7 +153,7 @@ def export(what: Exported, out: Path) -> float:
     net, head = what.net.eval(), what.head.eval()
     size, d = net.config.size_px, net.config.features
     _graph(
-        net,
+        fused(net),  # the samples come from the network as it was trained, which proves this too
         {"faces": torch.zeros(2, 1, size, size)},
         ["features", "logits"],
         part / bundles.FEATURES,
