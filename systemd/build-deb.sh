@@ -13,7 +13,7 @@ stage=build/deb/root
 minor=$("$python" -c 'import sys; print("python{}.{}".format(*sys.version_info))')
 version=$("$python" -c 'import tomllib; print(tomllib.load(open("pyproject.toml", "rb"))["project"]["version"])')
 architecture=$(dpkg --print-architecture)
-# The same sources give the same package, byte for byte.
+# The dates in the package are the commit's and not the clock's.
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || stat -c %Y pyproject.toml)}
 export SOURCE_DATE_EPOCH PIP_DISABLE_PIP_VERSION_CHECK=1
 umask 022
