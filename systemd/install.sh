@@ -102,7 +102,7 @@ if booted; then
   systemctl daemon-reload
   systemctl try-restart streamer.service 'streamer@*.service'
 fi
-if systemctl --quiet is-active streamer.service; then
+if booted && systemctl --quiet is-active streamer.service; then
   say "done; streamer.service runs the new version"
 elif [[ -e $config/streamer.toml ]]; then
   say "done; start it: systemctl start streamer"
