@@ -20,7 +20,7 @@ from streamer.config import Camera, Config, Http, Publish, Purpose
 from streamer.errors import ConfigError
 from streamer.events import EmotionSample
 from streamer.showreel import showreel
-from streamer.supervisor import block_signals, supervise
+from streamer.supervisor import heard_signals, supervise
 from streamer.watch import describe
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ def run(console: Console, notes: Console, *, seconds: float, camera: str) -> int
     """
     clock = SystemClock()
     logs.configure("error", "console", clock=clock)
-    config = _config(camera or str(showreel(notes)), name="camera" if camera else "demo")
-    block_signals()  # only now: Ctrl-C ends the rendering of the feed at once
+    with heard_signals():  # Ctrl-C ends the rendering of the feed at once
+        config = _config(camera or str(showreel(notes)), name="camera" if camera else "demo")
     demo = _Demo(Service(config, clock=clock, reread=lambda: config), console, notes)
     end_s = time.monotonic() + seconds if seconds else float("inf")
     return supervise(

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import threading
+import traceback
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Literal, TextIO
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from streamer.stages import Clock
 
-__all__ = ["Format", "Repeated", "configure", "redact", "redact_event"]
+__all__ = ["Format", "Repeated", "configure", "redact", "redact_event", "redact_tracebacks"]
 
 Format = Literal["auto", "console", "json", "journal"]
 
@@ -85,6 +86,31 @@ def _redact_item(key: str, value: object) -> object:
 def redact_event(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Processor for structlog: redact every key and value, the rendered traceback among them."""
     return {redact(key): _redact_item(key, value) for key, value in event.items()}
+
+
+def redact_tracebacks() -> None:
+    """Have an exception that nobody caught told without credentials, in whatever thread it rose.
+
+    The interpreter's own hooks print the exception's text as it is, and that may quote an address.
+    """
+
+    def told(error: BaseException | None, where: str) -> None:
+        if error is not None:
+            sys.stderr.write(redact(f"{where}{''.join(traceback.format_exception(error))}"))
+
+    def in_main(_kind: object, error: BaseException, _trace: object) -> None:
+        told(error, "")
+
+    def in_thread(args: threading.ExceptHookArgs) -> None:
+        if not isinstance(args.exc_value, SystemExit):
+            told(args.exc_value, f"in thread {args.thread.name if args.thread else 'unknown'}:\n")
+
+    def unraisable(args: sys.UnraisableHookArgs) -> None:
+        told(args.exc_value, f"{args.err_msg or 'Exception ignored'}:\n")
+
+    sys.excepthook = in_main
+    threading.excepthook = in_thread
+    sys.unraisablehook = unraisable
 
 
 class Repeated:

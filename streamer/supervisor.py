@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import structlog
@@ -20,11 +21,19 @@ import structlog
 from streamer.errors import StreamerError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from streamer.systemd import Notifier
 
-__all__ = ["STOP_SIGNALS", "Daemon", "block_signals", "catch_failures", "leave", "supervise"]
+__all__ = [
+    "STOP_SIGNALS",
+    "Daemon",
+    "block_signals",
+    "catch_failures",
+    "heard_signals",
+    "leave",
+    "supervise",
+]
 
 STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 _RELOAD = signal.SIGHUP
@@ -71,8 +80,22 @@ class Daemon(Protocol):
 
 
 def block_signals() -> None:
-    """Block the signals that are waited for; called before the first thread starts, inherited."""
+    """Block the signals that are waited for; called before the first thread starts, inherited.
+
+    The numeric libraries start threads as they are imported, so this comes before that: a signal
+    that finds one thread open while nobody waits for it ends the process.
+    """
     signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED)
+
+
+@contextmanager
+def heard_signals() -> Iterator[None]:
+    """Let this thread hear signals in the ordinary way for a while, as Ctrl-C in long work."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _WAITED)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED)
 
 
 def supervise(

@@ -11,6 +11,7 @@ import typer
 
 from streamer.cli import machine, recordings, service
 from streamer.errors import ConfigError, StreamerError
+from streamer.logs import redact, redact_tracebacks
 
 __all__ = ["app", "main"]
 
@@ -43,11 +44,12 @@ app.add_typer(machine.keys_app, name="keys")
 
 def main() -> None:
     """Run the command line; an expected error is one line on stderr and its exit code."""
+    redact_tracebacks()
     try:
         app(standalone_mode=True)
     except StreamerError as error:
         hint = "configuration error" if isinstance(error, ConfigError) else "error"
-        sys.stderr.write(f"streamer: {hint}: {error}\n")
+        sys.stderr.write(f"streamer: {hint}: {redact(str(error))}\n")
         raise SystemExit(error.exit_code) from None
     except BrokenPipeError:
         raise SystemExit(0) from None  # the reader of a pipe left, as `head` does

@@ -50,6 +50,9 @@ def analyse(
     A recording that is finished is left as it is, so the same command goes on after an
     interruption. No picture is written unless --thumbnails or --video asks for it.
     """
+    from streamer.supervisor import block_signals
+
+    block_signals()
     from rich.console import Console
 
     from streamer.analyse import order, run
@@ -82,6 +85,9 @@ def record(
     client_key: ClientKeyOption = "",
 ) -> None:
     """Record events, never pictures, to SQLite or Parquet files until SIGTERM or Ctrl-C."""
+    from streamer.supervisor import block_signals
+
+    block_signals()
     from streamer.bridge import command
 
     feed = command.Feed(connect=connect, server_key=server_key, client_key=client_key)
@@ -123,6 +129,9 @@ def bridge_mqtt(
     client_key: ClientKeyOption = "",
 ) -> None:
     """Publish events and each camera's state to an MQTT broker; Home Assistant finds them."""
+    from streamer.supervisor import block_signals
+
+    block_signals()
     from streamer.bridge import command
 
     feed = command.Feed(

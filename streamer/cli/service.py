@@ -18,8 +18,10 @@ def run(config: ConfigOption) -> None:
 
     Exit codes: 0 asked to stop; 78 bad configuration, bundle or asset; 1 anything else.
     """
+    from streamer.supervisor import block_signals, leave
+
+    block_signals()  # before the next line: see there
     from streamer import app as daemon
-    from streamer.supervisor import leave
 
     leave(daemon.run(config))
 
@@ -50,10 +52,12 @@ def demo(
 
     Without --camera the feed is composed of two public-domain portraits.
     """
+    from streamer.supervisor import block_signals, leave
+
+    block_signals()
     from rich.console import Console
 
     from streamer import demo as demonstration
-    from streamer.supervisor import leave
 
     leave(demonstration.run(Console(), Console(stderr=True), seconds=seconds, camera=camera))
 
