@@ -96,6 +96,7 @@ class Worker:
         config: what it runs, but for the cameras.
         parent: is told what it says.
         backoff: how long to wait before it is started again.
+        program: what the interpreter runs; it is given the descriptor of its end of the link.
 
     Attributes:
         about: what it runs; None before it has loaded.
@@ -103,7 +104,15 @@ class Worker:
         families: every metric, as told last.
     """
 
-    def __init__(self, number: int, *, config: Config, parent: Parent, backoff: Backoff) -> None:
+    def __init__(
+        self,
+        number: int,
+        *,
+        config: Config,
+        parent: Parent,
+        backoff: Backoff,
+        program: Sequence[str] = ("-m", "streamer.workers"),
+    ) -> None:
         self.number = number
         self.about: About | None = None
         self.report: Report | None = None
@@ -112,6 +121,7 @@ class Worker:
         self._cameras: tuple[Camera, ...] = ()
         self._parent = parent
         self._backoff = backoff
+        self._program = program
         self._opened = threading.Event()
         self._stopping = threading.Event()
         self._settled = threading.Event()
@@ -261,16 +271,19 @@ class Worker:
         )
         if self._stopping.is_set():
             link.send(Stop(deadline_s=0.0))
-        stuck = False
+        stuck: tuple[str, ...] = ()
+        looked_s = time.monotonic()
         try:
             while True:
                 message = link.receive(_LOOK_S)
                 if message is not None:
                     self._hear(message)
-                elif not stuck and any(one.stuck for one in self.liveness().values()):
-                    stuck = True
-                    log.error("worker_stuck", worker=self.number)
-                    process.kill()
+                if not stuck and time.monotonic() - looked_s >= _LOOK_S:
+                    looked_s = time.monotonic()
+                    stuck = tuple(part for part, one in self.liveness().items() if one.stuck)
+                    if stuck:
+                        log.error("worker_stuck", worker=self.number, parts=stuck)
+                        process.kill()
         except EOFError:
             pass
         self._link = None
@@ -278,13 +291,13 @@ class Worker:
         self._why = _ended(process)
         self.about = self.report = None
         self._answer()
-        return stuck
+        return bool(stuck)
 
     def _spawn(self) -> tuple[subprocess.Popen[bytes], Link]:
         mine, theirs = socket.socketpair()
         with theirs:
             process = subprocess.Popen(  # noqa: S603 our own program
-                [sys.executable, "-P", "-m", "streamer.workers", str(theirs.fileno())],
+                [sys.executable, "-P", *self._program, str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 env={

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import socket
 import threading
 from collections import Counter
@@ -14,15 +15,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 
+from streamer import config as configuration
+from streamer.backoff import Backoff
+from streamer.camera import Past
 from streamer.events import CameraOffline, Event, FaceLost
 from streamer.metrics import DropReason, Metrics
 from streamer.outbox import Outbox
 from streamer.workers.link import Events, Family, Link, More, Said, packed, unpacked
 from streamer.workers.series import Tally, merged
 from streamer.workers.share import share
+from streamer.workers.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from streamer.workers.link import Picture
 
 NAMES = st.lists(st.text("abcdef", min_size=1, max_size=3), unique=True, max_size=20)
 
@@ -138,6 +146,72 @@ def test_a_lost_event_leaves_a_hole_in_its_topic_alone() -> None:
         ("face.lost/a/", 4),
         ("face.lost/b/", 2),
     ]
+
+
+IMPOSTOR = """
+import socket, sys, time
+from streamer.web.state import About, WorkerHealth
+from streamer.workers.link import Link, Loaded, Report
+
+link = Link(socket.socket(fileno=int(sys.argv[1])))
+link.receive(10)
+link.send(Loaded(about=About(version="0", bundle="b", engines={}, classes=())))
+while True:  # it talks, and its compute loop hangs
+    health = WorkerHealth(age_s=16.0, limit_s=15.0)
+    link.send(Report(liveness={"compute": health}, cameras=[], tracks={}))
+    time.sleep(0.1)
+"""
+
+
+class Witness:
+    """A parent that takes note of the ends."""
+
+    def __init__(self) -> None:
+        self.ends: queue.SimpleQueue[tuple[str, bool]] = queue.SimpleQueue()
+
+    def past(self, _camera: str) -> Past:
+        """Nothing was published."""
+        return Past()
+
+    def take(self, events: Sequence[Event], lost: Sequence[tuple[str, str | None, int]]) -> None:
+        """There are none."""
+
+    def busy(self) -> None:
+        """Nothing waits."""
+
+    def show(self, worker: Worker, picture: Picture) -> None:
+        """Nobody looks."""
+
+    def begun(self, worker: Worker) -> None:
+        """Nobody looks."""
+
+    def ended(self, _worker: Worker, *, why: str, stuck: bool) -> None:
+        """Take note."""
+        self.ends.put((why, stuck))
+
+
+def test_a_worker_that_talks_and_does_nothing_is_ended(tmp_path: Path) -> None:
+    """Its reports say that its compute loop hangs: it is killed, and another one is started."""
+    program = tmp_path / "impostor.py"
+    program.write_text(IMPOSTOR)
+    witness = Witness()
+    config = configuration.parse('[[cameras]]\nname = "a"\nurl = "rtsp://host/stream"\n')
+    worker = Worker(
+        1,
+        config=config,
+        parent=witness,
+        backoff=Backoff(lambda: 0.0),
+        program=(str(program),),
+    )
+    worker.start(config.cameras)
+    assert worker.wait_loaded().bundle == "b"
+    for _ in range(2):
+        why, stuck = witness.ends.get(timeout=20)
+        assert stuck
+        assert "SIGKILL" in why
+    worker.order_stop(0.1)
+    worker.wait_stopped(0.1)
+    assert worker.wait_stopped(10)
 
 
 def families_of(metrics: Metrics) -> list[Family]:
