@@ -1,5 +1,8 @@
 """A worker process; started by its parent, never by hand."""
 
-from streamer.workers.child import main
+from streamer.memory import share_arenas
+
+share_arenas()  # before libraries are imported that start threads
+from streamer.workers.child import main  # noqa: E402
 
 main()

@@ -83,11 +83,11 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rest:
-    """The daemon while nothing is broken."""
+    """The daemon while nothing is broken; anonymous memory is that which no file backs."""
 
     minute: float
     rss_mb: float
-    private_mb: float
+    anonymous_mb: float
     descriptors: int
     threads: int
 
@@ -317,11 +317,11 @@ def _rounds(plan: Plan, site: _Site, report: Report, say: Callable[[str], object
         site.round(min(30.0, 6.0 * plan.minutes))
         _wait_online(site)
         time.sleep(2.0)
-        memory = process.memory_full_info()
+        memory = process.memory_info()
         rest = Rest(
             minute=round((time.monotonic() - begin_s) / 60.0, 2),
             rss_mb=round(memory.rss / 2**20, 2),
-            private_mb=round(memory.uss / 2**20, 2),
+            anonymous_mb=round((memory.rss - memory.shared) / 2**20, 2),
             descriptors=process.num_fds(),
             threads=process.num_threads(),
         )
@@ -334,7 +334,7 @@ def _rounds(plan: Plan, site: _Site, report: Report, say: Callable[[str], object
         name: round((last[name] - first[name]) / gone_s, 3) for name in site.steady
     }
     counted = [rest for rest in report.rests if rest.minute >= plan.warm_up_minutes]
-    for name in ("rss_mb", "private_mb", "descriptors", "threads"):
+    for name in ("rss_mb", "anonymous_mb", "descriptors", "threads"):
         report.trends[name] = Trend.of(
             [rest.minute for rest in counted], [float(getattr(rest, name)) for rest in counted]
         )
