@@ -297,7 +297,8 @@ def table(outcomes: list[Outcome], clips: list[Path]) -> str:
     """Return the table in Markdown: frames a second on one and on two cores, faces a frame."""
     names = " | ".join(clip.stem for clip in clips)
     lines = [
-        f"{datetime.now(UTC):%Y-%m-%d}; frames a second on one core / on two (faces read a frame)",
+        f"{datetime.now(UTC):%Y-%m-%d}; frames a second on one core / on two "
+        "(CPU time a frame on one; faces read in a frame)",
         "",
         f"| | licence | {names} | beyond its documentation |",
         "|---" * (3 + len(clips)) + "|",
@@ -309,7 +310,8 @@ def table(outcomes: list[Outcome], clips: list[Path]) -> str:
             lines.append(f"| {label} | {one.peer.licence} | {gaps} | missing: {one.missing} |")
             continue
         cells = " | ".join(
-            f"{single['fps']:.1f} / {double['fps']:.1f} ({single['faces']:.1f})"
+            f"{single['fps']:.1f} / {double['fps']:.1f} ({single['cpu_ms']:.0f} ms; "
+            f"{single['faces']:.1f})"
             for single, double in zip(one.rows[1], one.rows[2], strict=True)
         )
         lines.append(f"| {label} | {one.peer.licence} | {cells} | {one.peer.also} |")
