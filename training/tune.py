@@ -40,7 +40,8 @@ USUAL = (
 """What is varied where nothing is said: what the figures of FER+ and of unseen sets hang on."""
 _STUDY = "study.db"
 _MAGIC = b"SQLite format 3\x00"
-_STARTUP = 4  # trials before one may be stopped, and drawn at random before any is chosen
+_STARTUP = 3  # trials that have to be complete before one may be stopped
+_RANDOM = 8  # trials drawn by chance before any is chosen
 _WARMUP = 1  # epochs before one may be stopped
 
 
@@ -205,7 +206,7 @@ def _earlier(out: Path) -> dict[int, float]:
 def _study(out: Path, base: TrainConfig, values: list[Varied]) -> optuna.Study:
     out.mkdir(parents=True, exist_ok=True)
     file = out / _STUDY
-    if file.exists() and file.stat().st_size and not file.open("rb").read(16) == _MAGIC:
+    if file.exists() and file.read_bytes()[: len(_MAGIC)] not in (b"", _MAGIC):
         raise ConfigError(f"{file}: not a study; name another --out")
     study = optuna.create_study(
         storage=f"sqlite:///{file}",
@@ -216,7 +217,7 @@ def _study(out: Path, base: TrainConfig, values: list[Varied]) -> optuna.Study:
     )
     # Another seed after each trial, so that a search that goes on does not draw the same again.
     seed = base.seed + 1000 * len(study.trials)
-    study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP)
+    study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_RANDOM)
     what = {"base": to_plain(base), "values": [_words(v) for v in values]}
     text = json.dumps(what, sort_keys=True)
     if study.user_attrs.setdefault("search", text) != text:
