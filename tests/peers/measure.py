@@ -25,7 +25,7 @@ import onnx
 from onnx import TensorProto, helper
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 HERE = Path(__file__).resolve().parent
 _LIMIT_S = 240.0  # one peer on all clips, its start included
@@ -205,6 +205,7 @@ def main() -> None:
     parser.add_argument("clips", nargs="+", type=Path, metavar="CLIP")
     parser.add_argument("--folder", type=Path, default=Path("build/peers"), help="environments")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each clip and cores")
+    parser.add_argument("--cores", type=int, nargs="+", default=[1, 2], help="one after another")
     parser.add_argument("--only", action="append", metavar="NAME", help="may be repeated")
     parser.add_argument("--models", default="", help="folder that holds YuNet's weights")
     parser.add_argument("--setup", action="store_true", help="set up and measure nothing")
@@ -223,7 +224,7 @@ def main() -> None:
             outcome.missing = f"cannot be installed: {error}"
         if chosen.setup or outcome.missing:
             continue
-        for cores in (1, 2):
+        for cores in chosen.cores:
             sys.stderr.write(f"{peer.name}, {cores} core{'s' * (cores > 1)}\n")
             measure(outcome, cores, chosen)
             if outcome.missing:
@@ -297,8 +298,10 @@ def table(outcomes: list[Outcome], clips: list[Path]) -> str:
     """Return the table in Markdown: frames a second on one and on two cores, faces a frame."""
     names = " | ".join(clip.stem for clip in clips)
     lines = [
-        f"{datetime.now(UTC):%Y-%m-%d}; frames a second on one core / on two "
-        "(CPU time a frame on one; faces read in a frame)",
+        (
+            f"{datetime.now(UTC):%Y-%m-%d}; frames a second on one core / on two "
+            "(CPU time a frame on one; faces read in a frame)"
+        ),
         "",
         f"| | licence | {names} | beyond its documentation |",
         "|---" * (3 + len(clips)) + "|",
@@ -309,14 +312,16 @@ def table(outcomes: list[Outcome], clips: list[Path]) -> str:
             gaps = " | ".join("–" for _ in clips)
             lines.append(f"| {label} | {one.peer.licence} | {gaps} | missing: {one.missing} |")
             continue
-        cells = " | ".join(
-            f"{single['fps']:.1f} / {double['fps']:.1f} ({single['cpu_ms']:.0f} ms; "
-            f"{single['faces']:.1f})"
-            for single, double in zip(one.rows[1], one.rows[2], strict=True)
-        )
+        cells = " | ".join(cell(rows) for rows in zip(*one.rows.values(), strict=True))
         lines.append(f"| {label} | {one.peer.licence} | {cells} | {one.peer.also} |")
     lines += ["", *(f"- {name}: {why}" for name, why in ABSENT.items()), ""]
     return "\n".join(lines)
+
+
+def cell(rows: Sequence[dict[str, Any]]) -> str:
+    """Return a peer's figures on one clip, by cores."""
+    speeds = " / ".join(f"{row['fps']:.1f}" for row in rows)
+    return f"{speeds} ({rows[0]['cpu_ms']:.0f} ms; {rows[0]['faces']:.1f})"
 
 
 def report(outcome: Outcome) -> dict[str, object]:
