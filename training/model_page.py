@@ -19,6 +19,9 @@ from training.train import predict
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from training.data.faces import FaceSet
     from training.evaluate import Measured
     from training.model import FaceNet
@@ -114,7 +117,7 @@ def page_of(
 def _slices(net: FaceNet, faces: FaceSet, name: str, divisions: Divisions) -> list[Slice]:
     labels, clear = majority(faces)
     kept, labels = faces.rows(clear), labels[clear]
-    given = {}
+    given: dict[str, NDArray[np.str_]] = {}
     for of, table in divisions.groups:
         if of == name:
             given |= groups_from(table, kept)

@@ -8,9 +8,14 @@ Legend: N faces, K classes.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["average", "shapes"]
 
@@ -33,7 +38,7 @@ def average(classes: int, newest: float) -> ModelProto:
     """
     row = helper.make_tensor_value_info
     state = (1, "N", classes + 1)
-    constants = {
+    constants: dict[str, NDArray[Any]] = {
         "keep": np.array(1.0 - newest, np.float32),
         "least": np.array(_LEAST, np.float32),
         "first": np.array([0], np.int64),

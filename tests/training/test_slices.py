@@ -102,4 +102,4 @@ def test_three_runs_by_hand() -> None:
     assert accuracy.mean == pytest.approx(0.8)
     assert accuracy.deviation == pytest.approx(0.1)
     assert accuracy.high - accuracy.mean == pytest.approx(4.302653 * 0.1 / 3**0.5)
-    assert (accuracy.least, accuracy.most) == (pytest.approx(0.7), pytest.approx(0.9))
+    assert [accuracy.least, accuracy.most] == pytest.approx([0.7, 0.9])
