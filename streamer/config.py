@@ -117,7 +117,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     Attributes:
         backend: ``auto`` takes tensorrt where it loads and a GPU answers, else onnxruntime.
-        threads: compute threads in all; 0: as many as the process may use cores.
+        threads: compute threads in all, workers included; 0: as many as cores may be used.
         precision: what the networks compute in on a GPU; a CPU always takes fp32.
         cache: folder of compiled engines; empty: the default one.
     """
