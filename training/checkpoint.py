@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import struct
 from dataclasses import dataclass
@@ -10,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from streamer.errors import ConfigError
+from streamer.errors import ConfigError, StreamerError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Checkpoint", "load", "save"]
+__all__ = ["Checkpoint", "append", "load", "save"]
 
 
 _DAMAGED = (
@@ -56,10 +57,40 @@ class Checkpoint:
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Write to a temporary name and rename, so that an interruption leaves the old one whole."""
+    """Write to a temporary name and rename, so that an interruption leaves the old one whole.
+
+    Raises:
+        StreamerError: when it cannot be written, for instance on a full disk.
+    """
     part = path.with_name(path.name + ".part")
-    torch.save({f: getattr(checkpoint, f) for f in Checkpoint.__dataclass_fields__}, part)
-    part.replace(path)
+    plain = {f: getattr(checkpoint, f) for f in Checkpoint.__dataclass_fields__}
+    try:
+        # A plain file tells why it cannot be written; torch's own writer does not.
+        with part.open("wb") as file:
+            torch.save(plain, file)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise _full(path, error) from None
+
+
+def append(path: Path, line: dict[str, Any]) -> None:
+    """Add a line of JSON to a log.
+
+    Raises:
+        StreamerError: when it cannot be written.
+    """
+    try:
+        with path.open("a") as log:
+            log.write(json.dumps(line) + "\n")
+    except OSError as error:
+        raise _full(path, error) from None
+
+
+def _full(path: Path, error: OSError) -> StreamerError:
+    return StreamerError(
+        f"{path}: cannot be written: {error.strerror}; make room, then go on with --resume"
+    )
 
 
 def load(path: Path) -> Checkpoint:

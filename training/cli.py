@@ -6,17 +6,17 @@ Everything heavy is imported inside the command that needs it, so that ``--help`
 from __future__ import annotations
 
 import datetime as dt
-import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from streamer.errors import StreamerError
 from training.cli_ablate import ablate
 from training.cli_data import data_app
+from training.cli_fit import distill, fit
 from training.cli_heads import heads
 from training.cli_tune import tune
 
@@ -33,7 +33,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data_app, name="data")
+app.command()(fit)
 app.command()(ablate)
+app.command()(distill)
 app.command()(heads)
 app.command()(tune)
 
@@ -51,60 +53,6 @@ LeaveOut = Annotated[
     typer.Option("--leave-out", metavar="GROUP", help="A person left out of unseen corpora."),
 ]
 Threads = Annotated[int, typer.Option("--threads", help="CPU threads of PyTorch.", min=1)]
-
-
-@app.command()
-def fit(
-    data: Faces,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Checkpoints and log.")],
-    recipe: Annotated[str, typer.Option("--recipe", help="Name of a recipe.")] = "ferplus",
-    set_: Annotated[
-        list[str],
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a value, e.g. optim.lr=0.001."),
-    ] = [],  # noqa: B006 - typer copies it
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from last.pt.")] = False,
-    threads: Threads = 2,
-) -> None:
-    """Train a face network; interrupt it at will and go on with --resume."""
-    import torch
-
-    from training import recipes
-    from training.data import cache
-    from training.train import fit as train
-
-    torch.set_num_threads(threads)
-    config = recipes.changed(recipes.recipe(recipe), set_)
-    cached = cache.load(data)
-    train(config, cached.faces, out, sources=cached.sources, resume=resume, report=_epoch)
-
-
-@app.command()
-def distill(
-    teachers: Annotated[list[Path], typer.Argument(help="Checkpoints of the teachers.")],
-    data: Faces,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The student's run.")],
-    recipe: Annotated[str, typer.Option("--recipe", help="The student's.")] = "ferplus",
-    set_: Annotated[
-        list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a value.")
-    ] = [],  # noqa: B006 - typer copies it
-    share: Annotated[float, typer.Option("--share", help="Of the teachers' opinion.")] = 0.5,
-    temperature: Annotated[float, typer.Option("--temperature", help="Of it.")] = 2.0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from last.pt.")] = False,
-    threads: Threads = 2,
-) -> None:
-    """Train a student on votes mixed with the averaged opinion of teachers."""
-    import torch
-
-    from training import recipes
-    from training.data import cache
-    from training.distill import taught
-    from training.train import fit as train
-
-    torch.set_num_threads(threads)
-    config = recipes.changed(recipes.recipe(recipe), set_)
-    cached = cache.load(data)
-    faces = taught(cached.faces, teachers, config.labels, share=share, temperature=temperature)
-    train(config, faces, out, sources=cached.sources, resume=resume, report=_epoch)
 
 
 @app.command()
@@ -245,24 +193,36 @@ def diagnose(
     data: Faces,
     out: Annotated[Path, typer.Option("--out", metavar="HTML", help="Page; JSON beside it.")],
     steps: Annotated[int, typer.Option("--steps", help="Steps of the gradient traces.")] = 20,
+    rest: Annotated[
+        float, typer.Option("--rest", help="Share of firing from which a channel rests.")
+    ] = 0.8,
     threads: Threads = 2,
 ) -> None:
-    """Plot dead and tireless neurons, and gradients with and without skip connections."""
+    """Plot dead and tireless neurons, where it looks, and gradients with and without skips."""
     import torch
 
     from training import checkpoint as checkpoints
     from training import diagnose as inside
     from training import report
     from training.inputs import faces_of, network_of
+    from training.looking import looking_section, sheet
     from training.recipes import config_from
 
     torch.set_num_threads(threads)
     faces, config = faces_of(data, []), config_from(checkpoints.load(checkpoint).config)
     some = torch.from_numpy(faces.part("valid").images_NHW[:512])[:, None].float() / 255.0
-    layers = inside.firing(network_of(checkpoint)[0], some)
+    net = network_of(checkpoint)[0]
+    layers = inside.firing(net, some)
+    after = [inside.firing_after(net, config, faces, 6 * steps, rest=r) for r in (0.0, rest)]
     traces = [inside.gradient_trace(config, faces, steps, skip=skip) for skip in (True, False)]
-    sections = [report.firing_section(layers), report.trace_section(traces)]
-    report.write(out, f"Inside {checkpoint}", sections, {"firing": layers, "gradients": traces})
+    sections = [
+        report.firing_section(layers),
+        report.rest_section(layers, *after),
+        report.trace_section(traces),
+        looking_section(sheet(net, faces.part("valid"))),
+    ]
+    figures = {"firing": layers, "without_rest": after[0], "with_rest": after[1]}
+    report.write(out, f"Inside {checkpoint}", sections, {**figures, "gradients": traces})
     dead = sum(round(f.dead * len(f.share_C)) for f in layers)
     ratios = ", ".join(f"{inside.vanishing_ratio(t):.3g}" for t in traces)
     typer.echo(f"dead channels: {dead} of {sum(len(f.share_C) for f in layers)}")
@@ -328,8 +288,3 @@ def _commit() -> str:
         check=False,
     )
     return done.stdout.strip() or "unknown"
-
-
-def _epoch(line: dict[str, Any]) -> None:
-    rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in line.items()}
-    typer.echo(json.dumps(rounded))

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from streamer.errors import ConfigError
+from training.words import duration
 
 if TYPE_CHECKING:
     from training.ablate import Progress
 
-__all__ = ["ablate", "named"]
+__all__ = ["ablate"]
 
 _REFRESH_S = 60.0
 """Between two versions of the page while runs go on."""
@@ -69,11 +70,12 @@ def ablate(
     from training import effects, recipes
     from training.ablate import ablate as run_all
     from training.data import cache
+    from training.inputs import pair
 
     torch.set_num_threads(threads)
     config = recipes.changed(recipes.recipe(recipe), set_)
     faces, others = cache.load(data).faces, {}
-    for name, path in map(named, unseen):
+    for name, path in map(pair, unseen):
         other = cache.load(path).faces
         others[name] = other.rows(~np.isin(other.group_N, leave_out))
     page = out / "ablation.html"
@@ -112,20 +114,6 @@ def ablate(
     typer.echo(f"{page}: written")
 
 
-def named(text: str) -> tuple[str, Path]:
-    """Return the name and the path of ``NAME=CACHE``, or of a cache alone by its own name.
-
-    Raises:
-        ConfigError: when one of the two is empty.
-    """
-    name, mark, path = text.partition("=")
-    if not mark:
-        name, path = Path(text).stem, text
-    if not (name and path):
-        raise ConfigError(f"{text!r} is neither NAME=CACHE nor a cache")
-    return name, Path(path)
-
-
 def _line(progress: Progress) -> str:
     """Return one line about the run just done, and when all will be."""
     run = progress.runs[-1]
@@ -136,11 +124,3 @@ def _line(progress: Progress) -> str:
     left = "" if progress.left_s is None else f"; {duration(progress.left_s)} left"
     place = f"[{len(progress.runs)}/{progress.total}]"
     return f"{place} {run.variant}, seed {run.seed}: {shares}; {run.cpu_s:.0f} s of CPU{left}"
-
-
-def duration(seconds: float) -> str:
-    """Return a time in words: ``1 h 05 min``, ``12 min`` or ``40 s``."""
-    minutes = round(seconds / 60.0)
-    if minutes >= 60:  # noqa: PLR2004 - minutes of an hour
-        return f"{minutes // 60} h {minutes % 60:02d} min"
-    return f"{minutes} min" if seconds >= 100.0 else f"{seconds:.0f} s"  # noqa: PLR2004 - about two

@@ -19,10 +19,18 @@ if TYPE_CHECKING:
     from training.data.faces import FaceSet
     from training.recipes import TrainConfig
 
-__all__ = ["Firing", "GradientTrace", "firing", "gradient_trace", "vanishing_ratio"]
+__all__ = [
+    "Firing",
+    "GradientTrace",
+    "firing",
+    "firing_after",
+    "gradient_trace",
+    "vanishing_ratio",
+]
 
 _DEAD = 1e-4
 """A channel that fires on a smaller share of all places of all pictures is dead."""
+_FEW = 32
 _ALWAYS = 0.99
 """One that fires on a larger share tells pictures no longer apart: it never rests."""
 
@@ -95,6 +103,39 @@ def firing(net: FaceNet, crops_B1HW: Tensor) -> list[Firing]:
         )
         for name, share in seen.items()
     ]
+
+
+def firing_after(
+    net: FaceNet, config: TrainConfig, faces: FaceSet, steps: int, *, rest: float
+) -> list[Firing]:
+    """Train on for some steps with or without the rest of tireless neurons; count who fires.
+
+    Args:
+        net: where to start; left as it is.
+        config: of its run; learning rate and seed are taken from it.
+        faces: with splits "train" and "valid".
+        steps: of 32 faces each; a neuron is found tireless after some 50.
+        rest: see ``ModelConfig.rest``; 0: none.
+    """
+    torch.manual_seed(config.seed)
+    on = FaceNet(replace(net.config, rest=rest))
+    on.load_state_dict(net.state_dict(), strict=False)  # the rest keeps counts of its own
+    train = faces.part("train")
+    wanted, usable = targets(train, config.labels)
+    pixels = torch.from_numpy(train.images_NHW[usable])[:, None].float() / 255.0
+    wanted_NK = torch.from_numpy(wanted[usable])
+    optimizer = torch.optim.SGD(on.parameters(), lr=config.optim.lr, momentum=0.9)
+    random = torch.Generator().manual_seed(config.seed)
+    on.train()
+    for _ in range(steps):
+        rows = torch.randint(len(pixels), (_FEW,), generator=random)
+        loss = F.cross_entropy(on(pixels[rows])[1], wanted_NK[rows])
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(on.parameters(), 2.0)
+        optimizer.step()
+    some = faces.part("valid").images_NHW[:512]
+    return firing(on, torch.from_numpy(some)[:, None].float() / 255.0)
 
 
 def gradient_trace(

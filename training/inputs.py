@@ -56,12 +56,14 @@ def clips_of(path: Path, leave_out: list[str]) -> ClipSet:
 
 
 def pair(text: str) -> tuple[str, Path]:
-    """Take NAME=PATH apart.
+    """Take NAME=PATH apart; a path alone goes by the name of its file.
 
     Raises:
-        ConfigError: when it is nothing of the kind.
+        ConfigError: when one of the two is empty.
     """
     name, mark, path = text.partition("=")
-    if not (name and mark and path):
-        raise ConfigError(f"{text!r} is not NAME=CACHE")
+    if not mark:
+        name, path = Path(text).stem, text
+    if not (name and path):
+        raise ConfigError(f"{text!r} is neither NAME=CACHE nor a cache")
     return name, Path(path)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from streamer.errors import ConfigError
 from training.fuse import Branches
@@ -372,7 +373,7 @@ class FaceNet(nn.Module):
         arXiv 1512.04150.
         """
         norm, scale = self.neck[1], self.neck.get_parameter("1.weight").detach()
-        if isinstance(norm, nn.BatchNorm1d):
+        if isinstance(norm, _BatchNorm):
             scale = scale / (norm.get_buffer("running_var") + norm.eps).sqrt()
         linear = self.neck.get_parameter("0.weight").detach()
         weight_KF = (self.classifier.weight.detach() * scale) @ linear

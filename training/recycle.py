@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn, optim
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from training.model import Block
+from training.workers import mean_over_workers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +53,8 @@ class Recycling:
         """Record how active the channels inside the blocks are in the passes of this context."""
 
         def keep(block: Block, out: Tensor) -> None:
-            self._activity[block] = out.detach().float().abs().mean(dim=(0, 2, 3))
+            own_C = out.detach().float().abs().mean(dim=(0, 2, 3))
+            self._activity[block] = mean_over_workers(own_C)
 
         hooks = [
             block.act1.register_forward_hook(lambda _, __, out, block=block: keep(block, out))
@@ -86,11 +89,11 @@ def _renew(block: Block, dormant_C: Tensor, optimizer: optim.Optimizer) -> None:
     nn.init.kaiming_uniform_(fresh, a=5**0.5)  # as torch begins its convolutions
     before.weight[dormant_C] = fresh[dormant_C]
     _forget(before.weight, (dormant_C,), optimizer)
-    if isinstance(block.norm1, nn.BatchNorm2d | nn.GroupNorm):
+    if isinstance(block.norm1, _BatchNorm | nn.GroupNorm):
         block.norm1.weight[dormant_C], block.norm1.bias[dormant_C] = 1.0, 0.0
         _forget(block.norm1.weight, (dormant_C,), optimizer)
         _forget(block.norm1.bias, (dormant_C,), optimizer)
-    if isinstance(block.norm1, nn.BatchNorm2d):
+    if isinstance(block.norm1, _BatchNorm):
         block.norm1.get_buffer("running_mean")[dormant_C] = 0.0
         block.norm1.get_buffer("running_var")[dormant_C] = 1.0
     last = _last(behind)

@@ -38,6 +38,7 @@ __all__ = [
     "heads_section",
     "model_sections",
     "read_log",
+    "rest_section",
     "seeds_section",
     "slices_section",
     "trace_section",
@@ -243,6 +244,17 @@ def firing_section(layers: list[Firing]) -> Section:
         rows=rows,
         plots=[("How often channels fire, a layer", figure_svg(figure))],
     )
+
+
+def rest_section(before: list[Firing], without: list[Firing], resting: list[Firing]) -> Section:
+    """Return the section that compares neurons after training on with and without rest."""
+    rows = [
+        (b.layer, *(f"{100 * x:.1f}" for f in (b, w, r) for x in (f.dead, f.always)))
+        for b, w, r in zip(before, without, resting, strict=True)
+    ]
+    header = ("layer", "dead, now", "always, now", "dead", "always", "dead, rest", "always, rest")
+    text = "Per cent of the channels: now, after training on as before, and with rest."
+    return Section(title="Rest of tireless neurons", text=text, header=header, rows=rows)
 
 
 def trace_section(traces: list[GradientTrace]) -> Section:

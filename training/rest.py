@@ -12,6 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from training.workers import mean_over_workers
+
 __all__ = ["Rest"]
 
 
@@ -49,7 +51,7 @@ class Rest(nn.Module):
             return x_BCHW
         share, left = self.get_buffer("share"), self.get_buffer("left")
         with torch.no_grad():
-            fired = (x_BCHW > 0).float().mean(dim=(0, 2, 3))
+            fired = mean_over_workers((x_BCHW > 0).float().mean(dim=(0, 2, 3)))
             awake = left <= 0.0
             # A resting channel forgets at the same pace, so that it does not rest for ever.
             share.lerp_(torch.where(awake, fired, torch.full_like(fired, 0.5)), 1.0 / self._memory)

@@ -5,7 +5,6 @@ Legend: B batch, N faces, H W pixels, K classes.
 
 from __future__ import annotations
 
-import json
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -73,7 +72,9 @@ def fit(  # noqa: C901, PLR0912, PLR0915 - one run, readable from top to bottom
         The last state. Of several processes (see ``workers``) the first one alone writes.
 
     Raises:
-        ConfigError: when a split is empty or ``last.pt`` is of another configuration.
+        ConfigError: when a split is empty, or ``last.pt`` is there without ``resume`` or of
+            another configuration.
+        StreamerError: when the disk is full; what was written before is whole.
     """
     # --- data: uint8 in memory, targets, how often each row is shown
     workers, device = Workers.now(), torch.device(config.device)
@@ -92,6 +93,8 @@ def fit(  # noqa: C901, PLR0912, PLR0915 - one run, readable from top to bottom
     first, best, stale = 0, -1.0, 0
     scores: dict[str, float]
     out.mkdir(parents=True, exist_ok=True)
+    if (out / LAST).exists() and not resume:
+        raise ConfigError(f"{out / LAST} is there already; give --resume, or another directory")
     if resume and (out / LAST).exists():
         state = checkpoints.load(out / LAST)
         _same_run(state, config, out)
@@ -158,8 +161,7 @@ def fit(  # noqa: C901, PLR0912, PLR0915 - one run, readable from top to bottom
             checkpoints.save(out / LAST, state)
             if improved:
                 checkpoints.save(out / BEST, state)
-            with (out / LOG).open("a") as log:
-                log.write(json.dumps(line) + "\n")
+            checkpoints.append(out / LOG, line)
             report(line)
         if config.patience and stale >= config.patience:
             break

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed.nn.functional import all_reduce
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 if TYPE_CHECKING:
@@ -93,27 +94,30 @@ def joined(device: str) -> Iterator[Workers]:
         dist.destroy_process_group()
 
 
-def mean_over_workers(value: Tensor, share: float) -> Tensor:
-    """Return the mean over all processes, each weighed by its share of the batch; no gradient."""
+def mean_over_workers(value: Tensor, share: float | None = None) -> Tensor:
+    """Return the mean over all processes; no gradient.
+
+    Args:
+        value: this process' own.
+        share: its weight; None: all weigh the same.
+    """
     if not dist.is_initialized():
         return value
-    value = value * share
+    value = value * (1.0 / dist.get_world_size() if share is None else share)
     dist.all_reduce(value)
     return value
 
 
-class _Shared(nn.Module):
+class _Shared(_BatchNorm):
     """Batch normalisation over the batches of all processes, also without a GPU.
 
     torch.nn.SyncBatchNorm does this on GPUs alone.
     """
 
     def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
-        super().__init__()
+        super().__init__(norm.num_features, eps=norm.eps, momentum=norm.momentum)
         self.weight, self.bias = norm.weight, norm.bias
-        self.eps, self.momentum = norm.eps, norm.momentum or 0.1
-        for name in ("running_mean", "running_var", "num_batches_tracked"):
-            self.register_buffer(name, norm.get_buffer(name))
+        self.load_state_dict(norm.state_dict())
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (B, C) or (B, C, H, W)."""
@@ -130,8 +134,9 @@ class _Shared(nn.Module):
         centred = x_float - mean_C.view(shape)
         variance_C = _summed((centred * centred).sum(dim=over)) / n
         with torch.no_grad():
-            mean.lerp_(mean_C.detach(), self.momentum)
-            variance.lerp_(variance_C.detach() * (n / max(1.0, n - 1.0)), self.momentum)
+            pace = self.momentum or 0.1
+            mean.lerp_(mean_C.detach(), pace)
+            variance.lerp_(variance_C.detach() * (n / max(1.0, n - 1.0)), pace)
             self.get_buffer("num_batches_tracked").add_(1)
         scale = self.weight * (variance_C + self.eps).rsqrt()
         out: Tensor = centred * scale.view(shape) + self.bias.view(shape)

@@ -11,7 +11,6 @@ import pytest
 
 from streamer.errors import ConfigError
 from training.ablate import VALID, Progress, Run, Yardstick, ablate, quarter
-from training.cli_ablate import duration
 from training.data.faces import CLASSES
 from training.effects import rows, write_page
 from training.losses import Loss
@@ -19,6 +18,7 @@ from training.model import FaceNet
 from training.optim import build_optimizer, factor
 from training.recipes import TrainConfig, changed, recipe
 from training.variants import BASE, VARIANTS
+from training.words import duration
 
 if TYPE_CHECKING:
     from pathlib import Path

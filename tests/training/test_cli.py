@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from streamer import bundle as bundles
 from training import cli
@@ -110,3 +111,25 @@ def test_module_is_the_command(tmp_path: Path) -> None:
     )
     assert done.returncode == 78
     assert "format 'magic' is not known" in done.stderr
+
+
+def test_fit_writes_curves_and_finds_a_rate(
+    tmp_path: Path, faces: FaceSet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """TensorBoard's own reader finds the losses of the log; the rate has a page with a plot."""
+    data, run = tmp_path / "faces.npz", tmp_path / "run"
+    cache.save(data, faces, [])
+    options = ("--data", str(data), "--recipe", "smoke", "--out", str(run), "--threads", "1")
+    code, said, errors = train("fit", *options, "--tensorboard", capsys=capsys)
+    assert code == 0, errors
+    assert "epoch 1 of 2; " in errors
+    assert " left" in errors
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    losses = [event.value for event in events.Scalars("loss")]
+    assert losses == pytest.approx(
+        [json.loads(line)["loss"] for line in said.splitlines()], abs=1e-4
+    )
+    code, said, errors = train("fit", *options, "--find-lr", capsys=capsys)
+    assert code == 0, errors
+    assert said.startswith("optim.lr=")
+    assert "<svg" in (run / "rate.html").read_text()

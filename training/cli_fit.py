@@ -1,0 +1,128 @@
+"""``streamer-train fit`` and ``streamer-train distill``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from training.data.faces import FaceSet
+    from training.recipes import TrainConfig
+
+__all__ = ["distill", "fit"]
+
+Faces = Annotated[Path, typer.Option("--data", metavar="CACHE", help="Cache of labelled faces.")]
+Changes = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a value, e.g. optim.lr=0.001."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from last.pt.")]
+Curves = Annotated[bool, typer.Option("--tensorboard", help="Write curves to DIR/tensorboard too.")]
+Threads = Annotated[int, typer.Option("--threads", help="CPU threads of PyTorch.", min=1)]
+
+
+def fit(
+    data: Faces,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Checkpoints and log.")],
+    recipe: Annotated[str, typer.Option("--recipe", help="Name of a recipe.")] = "ferplus",
+    set_: Changes = [],  # noqa: B006 - typer copies it
+    resume: Resume = False,
+    find_lr: Annotated[
+        bool, typer.Option("--find-lr", help="Look for a learning rate instead: DIR/rate.html.")
+    ] = False,
+    tensorboard: Curves = False,
+    threads: Threads = 2,
+) -> None:
+    """Train a face network; interrupt it at will and go on with --resume.
+
+    Several processes share the work under torchrun: torchrun --nproc-per-node 2 -m training fit …
+    """
+    import torch
+
+    from training import recipes
+    from training.data import cache
+
+    torch.set_num_threads(threads)
+    config = recipes.changed(recipes.recipe(recipe), set_)
+    cached = cache.load(data)
+    if find_lr:
+        _find(config, cached.faces, out)
+        return
+    _train(config, cached.faces, cached.sources, out, resume=resume, tensorboard=tensorboard)
+
+
+def distill(
+    teachers: Annotated[list[Path], typer.Argument(help="Checkpoints of the teachers.")],
+    data: Faces,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The student's run.")],
+    recipe: Annotated[str, typer.Option("--recipe", help="The student's.")] = "ferplus",
+    set_: Changes = [],  # noqa: B006 - typer copies it
+    share: Annotated[float, typer.Option("--share", help="Of the teachers' opinion.")] = 0.5,
+    temperature: Annotated[float, typer.Option("--temperature", help="Of it.")] = 2.0,
+    resume: Resume = False,
+    tensorboard: Curves = False,
+    threads: Threads = 2,
+) -> None:
+    """Train a student on votes mixed with the averaged opinion of teachers."""
+    import torch
+
+    from training import recipes
+    from training.data import cache
+    from training.distill import taught
+
+    torch.set_num_threads(threads)
+    config = recipes.changed(recipes.recipe(recipe), set_)
+    cached = cache.load(data)
+    faces = taught(cached.faces, teachers, config.labels, share=share, temperature=temperature)
+    _train(config, faces, cached.sources, out, resume=resume, tensorboard=tensorboard)
+
+
+def _train(
+    config: TrainConfig,
+    faces: FaceSet,
+    sources: dict[str, str],
+    out: Path,
+    *,
+    resume: bool,
+    tensorboard: bool,
+) -> None:
+    from training.progress import Watching
+    from training.train import fit as train
+    from training.workers import joined
+
+    curves = out / "tensorboard" if tensorboard else None
+    try:
+        with (
+            joined(config.device) as workers,
+            Watching(config.epochs, curves=curves, quiet=not workers.first) as watching,
+        ):
+            train(
+                config,
+                faces,
+                out,
+                sources=sources,
+                resume=resume,
+                report=watching.epoch,
+                tick=watching.tick,
+            )
+    except KeyboardInterrupt:
+        typer.echo(
+            f"streamer-train: interrupted; {out} holds every finished epoch; go on with --resume",
+            err=True,
+        )
+        raise typer.Exit(1) from None
+
+
+def _find(config: TrainConfig, faces: FaceSet, out: Path) -> None:
+    from training import report
+    from training.progress import Watching
+    from training.rate import find_rate, rate_section
+
+    with Watching(1) as watching:
+        found = find_rate(config, faces, tick=watching.tick)
+    page = out / "rate.html"
+    report.write(page, "Learning rate", [rate_section(found)], found)
+    typer.echo(f"optim.lr={found.rate:.2g}")
+    typer.echo(f"{page}: written")
