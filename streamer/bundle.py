@@ -13,7 +13,9 @@ Legend: N faces, H W pixels, D features, L rows of a state, U units, T steps, K 
 from __future__ import annotations
 
 import hashlib
+import struct
 import zipfile
+import zlib
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -338,11 +340,19 @@ def _read_manifest(path: Path) -> Manifest:
         raise BundleError(f"{path}: {error}") from None
 
 
+_NO_SAMPLES = (
+    *(OSError, ValueError, KeyError, EOFError, struct.error, zipfile.BadZipFile, zlib.error),
+    *(NotImplementedError, RuntimeError, MemoryError),  # a compression, a cipher, a size of theirs
+    TypeError,  # a single array where an archive is wanted
+)
+"""What NumPy and zipfile raise for damaged or hostile archives (found by fuzzing)."""
+
+
 def _read_parity(path: Path) -> Parity:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return Parity(**{name: archive[name] for name in Parity.__dataclass_fields__})
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except _NO_SAMPLES as error:
         raise BundleError(f"{path}: not a set of parity samples: {error}") from None
 
 

@@ -104,7 +104,7 @@ def _load(path: Path) -> tuple[bytes, bytes | None]:
         public, secret = zmq.auth.load_certificate(path)
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the key: {error.strerror or 'no file'}") from None
-    except ValueError:
+    except (ValueError, IndexError):  # pyzmq's own reader fails so on a line without "="
         raise ConfigError(f"{path}: not a key file; make one with: streamer keys") from None
     for key in (public, secret):
         if key is not None and not _is_key(key):
