@@ -71,8 +71,6 @@ class DropReason(StrEnum):
     """The daemon stopped while the frame waited."""
     OVERLOAD = "overload"
     """The compute loop was behind and skipped it."""
-    ERROR = "error"
-    """A stage refused it."""
 
 
 class Look(StrEnum):
