@@ -42,6 +42,7 @@ __all__ = [
     "Cut",
     "render",
     "showreel",
+    "showreels",
     "truth",
 ]
 
@@ -51,6 +52,8 @@ FPS: Final = 25
 SECONDS: Final = 20
 _EDITION = 1
 """In the file's name: counts up whenever the film changes, so that no old one is shown."""
+_STEP_S: Final = 4
+"""Distance of the beginnings of ``showreels``, so that at any time 1.4 faces are seen in each."""
 _COUNTER_Y = 306
 """Rows below are the counter that hides where the portraits end."""
 _SEED = 11
@@ -190,6 +193,40 @@ def showreel(notes: Console, cut: Cut = USUAL) -> Path:
     with Progress(console=notes, transient=True) as bar:
         task = bar.add_task("Rendering the demo's feed", total=1.0)
         return render(path, cut=cut, progress=lambda share: bar.update(task, completed=share))
+
+
+def showreels(notes: Console) -> list[Path]:
+    """Return the film beginning at different times, for cameras that are not in step.
+
+    Args:
+        notes: shows a progress bar while the film is rendered.
+
+    Raises:
+        ConfigError: as ``showreel`` does.
+    """
+    film = showreel(notes)
+    paths = [film]
+    for begins_s in range(_STEP_S, SECONDS, _STEP_S):
+        path = film.with_name(f"{USUAL.name}-from-{begins_s}-{_EDITION}.mp4")
+        if not path.is_file():
+            part = path.with_suffix(".part.mp4")
+            _turn(film, part, begins_s)
+            part.replace(path)
+        paths.append(path)
+    return paths
+
+
+def _turn(film: Path, path: Path, begins_s: int) -> None:
+    """Write the film from a keyframe on, and what was before it after the end."""
+    with av.open(str(film)) as source, av.open(str(path), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        packets = [packet for packet in source.demux(video=0) if packet.dts is not None]
+        step = (packets[1].dts or 0) - (packets[0].dts or 0)
+        first = next(i for i in range(begins_s * FPS, len(packets)) if packets[i].is_keyframe)
+        for i, packet in enumerate(packets[first:] + packets[:first]):
+            packet.pts = packet.dts = i * step
+            packet.stream = stream
+            target.mux(packet)
 
 
 def render(

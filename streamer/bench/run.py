@@ -18,7 +18,7 @@ from streamer.bench import load, raw
 from streamer.cores import usable_cores
 from streamer.errors import ConfigError
 from streamer.models import load_models
-from streamer.showreel import EMPTY, LARGE, showreel
+from streamer.showreel import EMPTY, LARGE, showreel, showreels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,7 +99,7 @@ def bench(config: Config, plan: Plan, console: Console, notes: Console) -> dict[
         ConfigError: if a clip cannot be used.
         StreamerError: if the daemon does not start.
     """
-    clips = list(plan.clips) or [showreel(notes)]
+    clips = list(plan.clips) or showreels(notes)
     for clip in clips:
         if not clip.is_file():
             raise ConfigError(f"--video: there is no file {clip}")

@@ -9,7 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
+from streamer.config import Detector
 from streamer.detect.yunet import YuNet
+from streamer.gaze import Gaze, GazeOptions
 from streamer.track import FaceTracker, TrackOptions
 from tests.synth import RATES, STORIES, clip_cutouts, frame_times, score_tracker, there_and_back
 
@@ -49,7 +51,7 @@ def test_identities_on_composites(
     players: tuple[Callable[[float], Cutout], ...],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """YuNet's detections at the daemon's own size keep their numbers through crossings.
+    """Faces keep their numbers through crossings, seen as the daemon looks at them.
 
     The floors are what was measured (2026-11) less a margin.
     """
@@ -59,7 +61,9 @@ def test_identities_on_composites(
         scene, cells = STORIES[name].scene(players), []
         for rate in RATES:
             times = frame_times(STORIES[name], rate)
-            score = score_tracker(FaceTracker(TrackOptions()), _seen(scene, times, detector))
+            tracker = FaceTracker(TrackOptions())
+            gaze = Gaze(detector, GazeOptions(whole_s=Detector().whole_s))
+            score = score_tracker(tracker, _seen(scene, times, gaze, tracker))
             cells.append(f"{rate} {score.idf1:.3f} /{score.switches:2d}")
             idf1.append(score.idf1)
             switches += score.switches
@@ -73,11 +77,11 @@ def test_identities_on_composites(
 
 
 def _seen(
-    scene: Scene, times: list[float], detector: YuNet
+    scene: Scene, times: list[float], gaze: Gaze, tracker: FaceTracker
 ) -> Iterator[tuple[float, Truth, Detections]]:
     for t in times:
         luma_HW = cv2.cvtColor(scene.draw(t), cv2.COLOR_BGR2GRAY).astype(np.uint8, copy=False)
-        yield t, scene.truth(t), detector.detect(luma_HW)
+        yield t, scene.truth(t), gaze.find(luma_HW, t, tracker.expect(t))
 
 
 def test_walkers_in_a_real_crowd_keep_their_numbers(shared: Path, model_path: Path) -> None:
@@ -92,14 +96,16 @@ def test_walkers_in_a_real_crowd_keep_their_numbers(shared: Path, model_path: Pa
     }
     detector = YuNet(model_path, input_size=480, score_threshold=0.4)
     tracker = FaceTracker(TrackOptions())
+    gaze = Gaze(detector, GazeOptions(whole_s=Detector().whole_s))
     numbers: dict[str, set[int]] = {person: set() for person in seen_by_eye}
     clip = cv2.VideoCapture(str(shared / "video" / "crowd_1080p.mp4"))
     for frame in range(70):
         picture = clip.read()[1]
         if frame % 5 not in {0, 3}:  # ten a second of twenty-five
             continue
-        luma_HW = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
-        tracks = tracker.update(detector.detect(np.asarray(luma_HW, np.uint8)), frame / 25)
+        luma_HW = np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY), np.uint8)
+        found = gaze.find(luma_HW, frame / 25, tracker.expect(frame / 25))
+        tracks = tracker.update(found, frame / 25)
         for person, places in seen_by_eye.items():
             for at_s, x, y in places:
                 if abs(frame / 25 - at_s) > 0.06:

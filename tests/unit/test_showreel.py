@@ -58,6 +58,25 @@ def test_is_the_h264_file_it_claims_to_be(film: Path, lumas: list[U8]) -> None:
     assert [entry.name for entry in film.parent.iterdir()] == ["film.mp4"]
 
 
+def test_cameras_that_are_not_in_step_show_the_same_film(
+    film: Path, lumas: list[U8], tmp_path: Path
+) -> None:
+    """From a keyframe on, picture for picture, and its beginning after its end."""
+    turned = tmp_path / "turned.mp4"
+    showreel._turn(film, turned, 4)
+    with av.open(str(turned)) as container:
+        frames = list(container.decode(video=0))
+    assert [frame.pts for frame in frames] == [i * (frames[1].pts or 0) for i in range(500)]
+    shown = [
+        np.frombuffer(memoryview(frames[i].planes[0]), np.uint8).reshape(360, -1)[:, :640]
+        for i in (0, 1, 250, 499)
+    ]
+    first = next(i for i, luma in enumerate(lumas) if np.array_equal(luma, shown[0]))
+    assert 100 <= first < 125  # there is a keyframe at least every second
+    for i, luma in zip((1, 250, 499), shown[1:], strict=True):
+        assert np.array_equal(luma, lumas[(i + first) % 500])
+
+
 def test_people_enter_cross_hide_and_leave() -> None:
     """The truth has nobody at both ends, two people side by side, swapped and hidden between."""
     assert len(showreel.truth(0.0).numbers_N) == 0
