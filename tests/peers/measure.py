@@ -226,7 +226,10 @@ def main() -> None:
             continue
         for cores in chosen.cores:
             sys.stderr.write(f"{peer.name}, {cores} core{'s' * (cores > 1)}\n")
-            measure(outcome, cores, chosen)
+            try:
+                measure(outcome, cores, chosen)
+            except subprocess.TimeoutExpired:
+                outcome.missing = f"not through all clips within {_LIMIT_S:.0f} s"
             if outcome.missing:
                 break
     sys.stdout.write(table(outcomes, chosen.clips))
