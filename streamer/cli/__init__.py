@@ -46,7 +46,7 @@ def main() -> None:
     """Run the command line; an expected error is one line on stderr and its exit code."""
     redact_tracebacks()
     try:
-        app(standalone_mode=True)
+        typer.main.get_command(app)(standalone_mode=True)  # app() would replace the hook
     except StreamerError as error:
         hint = "configuration error" if isinstance(error, ConfigError) else "error"
         sys.stderr.write(f"streamer: {hint}: {redact(str(error))}\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import time
@@ -108,6 +109,22 @@ def test_a_client_without_keys_is_refused_and_counted(options: PublishOptions) -
         wait_until(lambda: recorder.failures >= 1)
         source.emit(event(EmotionSample))
         assert subscriber.receive(0.5) is None
+
+
+def test_the_first_version_of_the_protocol_is_no_way_around_the_keys(
+    options: PublishOptions,
+) -> None:
+    """A peer that greets as in ZMTP 1.0, which knew no keys, is let go without an event."""
+    with publisher(options) as (source, _):
+        address = ("127.0.0.1", int(source.bind.rpartition(":")[2]))
+        with socket.create_connection(address, timeout=5) as peer:
+            peer.sendall(b"\x01\x00" + b"\x02\x00\x01")  # no name; subscribe to everything
+            heard = b""
+            while part := peer.recv(4096):
+                heard += part
+                source.emit(event(EmotionSample))
+    assert len(heard) <= 64  # the server's own greeting, or its first part
+    assert b"emotion" not in heard
 
 
 def test_a_client_with_another_servers_key_is_refused(

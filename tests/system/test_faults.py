@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
+import subprocess
+import time
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tests.daemon import DaemonProcess, wait_for
+import pytest
+
+from streamer.events import CameraOffline, EmotionSample
+from tests.daemon import DaemonProcess, collect, wait_for
+from tests.ribbon import PART_S, Ribbon, part
+
+if TYPE_CHECKING:
+    from streamer.client import Received
 
 
 def body(cameras: dict[str, object], shared: Path, extra: str = "") -> str:
@@ -31,3 +44,159 @@ def test_no_thread_is_open_to_signals(shared: Path, tmp_path: Path) -> None:
         ]
     assert len(masks) > 5
     assert all(mask >> (number - 1) & 1 for mask in masks for number in waited), masks
+
+
+def samples_of(events: list[Received], camera: str) -> list[EmotionSample]:
+    """Return a camera's readings."""
+    return [e.data for e in events if isinstance(e.data, EmotionSample) and e.data.camera == camera]
+
+
+def captured(daemon: DaemonProcess) -> dict[str, int]:
+    """Return how many frames each camera delivered."""
+    return {c["name"]: c["captured"] for c in daemon.get("/api/cameras")["cameras"]}
+
+
+def assert_exact(daemon: DaemonProcess) -> None:
+    """Every captured frame of every camera is explained, but for those under way."""
+    for camera in daemon.get("/api/cameras")["cameras"]:
+        left = camera["captured"] - camera["analysed"] - sum(camera["dropped"].values())
+        assert -3 <= left <= 3, camera  # the counts are read one after the other, frames come on
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_stream_may_change_while_it_runs(shared: Path, tmp_path: Path) -> None:
+    """Another size, another codec, time stamps ten hours later and earlier: it goes on by itself.
+
+    A change of codec ends the connection; the next one begins with the new codec. Nobody else
+    notices, nothing is miscounted, and no reading is dated by the camera's wild clock.
+    """
+    clip = shared / "video" / "single_face.mp4"
+    changes = {
+        "larger": part(clip, height=360, codec="libx264", offset_s=PART_S),
+        "hevc": part(clip, height=180, codec="libx265", offset_s=2 * PART_S),
+        "hours later": part(clip, height=180, codec="libx264", offset_s=36_000),
+        "back again": part(clip, height=180, codec="libx264", offset_s=5),
+    }
+    first = part(clip, height=180, codec="libx264", offset_s=0)
+    with Ribbon([first, *changes.values()]) as ribbon:
+        urls = {"changing": ribbon.url, "steady": clip}
+        with (
+            DaemonProcess(tmp_path, body(urls, shared)) as daemon,
+            daemon.subscriber("emotion.sample/", "camera.") as subscriber,
+        ):
+            events = collect(subscriber, lambda events: bool(samples_of(events, "changing")), 60)
+            begin_s, before = time.monotonic(), captured(daemon)
+            events += collect(subscriber, lambda _: ribbon.sent > len(changes) + 1, 120)
+            events += collect(
+                subscriber,
+                lambda events: len(samples_of(events, "changing")) > 10,
+                90,
+            )
+            gone_s, after = time.monotonic() - begin_s, captured(daemon)
+            assert_exact(daemon)
+    assert {s.frame.height for s in samples_of(events, "changing")} == {180, 360}
+    assert not any(e.gap for e in events)
+    assert all(0 <= s.latency_ms < 60_000 for s in samples_of(events, "changing"))
+    offline = [e.data for e in events if isinstance(e.data, CameraOffline)]
+    assert {e.camera for e in offline} <= {"changing"}
+    assert {e.reason for e in offline} <= {"decode_error", "ended", "io_error"}, offline
+    assert after["steady"] - before["steady"] > 0.8 * 25 * gone_s
+
+
+STEP = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+static long off(void) {
+    char text[32] = {0};
+    int file = open(getenv("CLOCK_STEP"), O_RDONLY);
+    if (file >= 0) { if (read(file, text, 31) < 0) text[0] = 0; close(file); }
+    return atol(text);
+}
+int clock_gettime(clockid_t id, struct timespec *at) {
+    static int (*real)(clockid_t, struct timespec *);
+    if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
+    int done = real(id, at);
+    if (id == CLOCK_REALTIME) at->tv_sec += off();
+    return done;
+}
+"""
+"""A library that moves the clock of the day by what a file says, and leaves the steady one alone:
+what an administrator's `date -s` or a first NTP answer does, for one process."""
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc (builds the false clock) absent")
+@pytest.mark.timeout(240)
+def test_the_clock_may_be_stepped(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A day forward and two back: events carry the new time, and nothing else changes."""
+    source, library, step = (tmp_path / name for name in ("step.c", "step.so", "step"))
+    source.write_text(STEP)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    step.write_text("0")
+    monkeypatch.setenv("LD_PRELOAD", str(library))
+    monkeypatch.setenv("CLOCK_STEP", str(step))
+    clip = shared / "video" / "single_face.mp4"
+    with DaemonProcess(tmp_path, body({"a": clip, "b": clip}, shared)) as daemon:
+        monkeypatch.delenv("LD_PRELOAD")
+        with daemon.subscriber() as subscriber:
+            collect(subscriber, lambda events: len(samples_of(events, "a")) > 5, 60)
+            for day in (1, -1):
+                step.write_text(str(day * 86_400))
+                events = collect(subscriber, lambda events: len(samples_of(events, "a")) > 20, 60)
+                sent = datetime.fromisoformat(events[-1].time)
+                shift_s = (sent - datetime.now(UTC)).total_seconds()
+                assert abs(shift_s - day * 86_400) < 60
+                assert not any(event.gap for event in events)
+                assert not [e for e in events if e.type in {"camera.offline", "face.lost"}]
+                latencies_ms = [s.latency_ms for s in samples_of(events[5:], "a")]
+                assert all(0 <= latency < 60_000 for latency in latencies_ms), latencies_ms
+            assert daemon.get("/livez")["status"] == "ok"
+            assert_exact(daemon)
+            assert daemon.stop(20)[0] == 0
+
+
+@pytest.mark.timeout(240)
+def test_a_file_cut_short_and_a_device_that_is_gone_stop_nobody(
+    shared: Path, tmp_path: Path
+) -> None:
+    """A looped file that is truncated goes offline with a reason and comes back when it is whole.
+
+    A device that was pulled out is asked for again and again. (No kernel of a test machine has a
+    video device to pull: its place in /dev is what is missing here, as after the pull.)
+    """
+    whole = shared / "video" / "single_face.mp4"
+    cut = tmp_path / "cut.mp4"
+    shutil.copy(whole, cut)
+    urls = {"cut": cut, "gone": "/dev/v4l/by-id/usb-gone-index0", "steady": whole}
+    with DaemonProcess(tmp_path, body(urls, shared)) as daemon, daemon.subscriber() as subscriber:
+        collect(subscriber, lambda events: bool(samples_of(events, "cut")), 60)
+        begin_s, before = time.monotonic(), captured(daemon)["steady"]
+        os.truncate(cut, 20_000)
+        events = collect(subscriber, lambda events: bool(offline_of(events, "cut")), 60)
+        assert offline_of(events, "cut")[0].reason in {"decode_error", "io_error"}
+        states = {
+            c["name"]: (c["state"], c["reason"]) for c in daemon.get("/api/cameras")["cameras"]
+        }
+        assert states["gone"] == ("offline", "not_found")
+        shutil.copy(whole, cut)
+        events += collect(subscriber, lambda events: bool(samples_of(events, "cut")), 90)
+        gone_s, after = time.monotonic() - begin_s, captured(daemon)["steady"]
+        assert not offline_of(events, "steady")
+        assert not any(event.gap for event in events)
+        assert_exact(daemon)
+        assert daemon.metric("streamer_camera_reconnects_total")[
+            '{camera="gone",reason="not_found"}'
+        ]
+    assert after - before > 0.8 * 25 * gone_s
+
+
+def offline_of(events: list[Received], camera: str) -> list[CameraOffline]:
+    """Return what was told of a camera that went away."""
+    return [e.data for e in events if isinstance(e.data, CameraOffline) and e.data.camera == camera]
