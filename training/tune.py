@@ -17,7 +17,6 @@ from optuna.trial import TrialState
 
 from streamer.errors import ConfigError
 from training.recipes import changed, to_plain
-from training.report import read_log
 from training.train import LAST, LOG, fit
 
 if TYPE_CHECKING:
@@ -199,7 +198,9 @@ def _run(
 
 def _earlier(out: Path) -> dict[int, float]:
     """Return the scores of a run that was interrupted, by epoch."""
-    lines = read_log(out / LOG) if (out / LAST).exists() else []
+    if not (out / LAST).exists():
+        return {}
+    lines = [json.loads(line) for line in (out / LOG).read_text().splitlines()]
     return {int(line["epoch"]): float(line["score"]) for line in lines if "score" in line}
 
 
