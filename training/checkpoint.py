@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import struct
@@ -64,10 +65,11 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     """
     part = path.with_name(path.name + ".part")
     plain = {f: getattr(checkpoint, f) for f in Checkpoint.__dataclass_fields__}
+    # Through memory: torch's own writer does not tell that a disk is full.
+    buffer = io.BytesIO()
+    torch.save(plain, buffer)
     try:
-        # A plain file tells why it cannot be written; torch's own writer does not.
-        with part.open("wb") as file:
-            torch.save(plain, file)
+        part.write_bytes(buffer.getbuffer())
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)

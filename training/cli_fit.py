@@ -88,11 +88,18 @@ def _train(
     resume: bool,
     tensorboard: bool,
 ) -> None:
+    from training.data.faces import CLASSES
+    from training.data.labels import targets
     from training.progress import Watching
     from training.train import fit as train
     from training.workers import joined
 
     curves = out / "tensorboard" if tensorboard else None
+    mass_K = targets(faces.part("train"), config.labels)[0].sum(axis=0)
+    absent = [name for name, mass in zip(CLASSES, mass_K, strict=True) if mass == 0.0]
+    if absent:
+        words = f"no training picture shows {', '.join(absent)}: the network will not name it"
+        typer.echo(f"streamer-train: {words}", err=True)
     try:
         with (
             joined(config.device) as workers,

@@ -16,6 +16,7 @@ from streamer.errors import ConfigError
 __all__ = ["Loss", "LossConfig", "class_weights", "inconsistency"]
 
 _KINDS = ("cross_entropy", "binary", "focal", "asymmetric")
+_PICTURE = 0.5  # less than this of one picture in all is rounding
 _MARGIN = 0.05  # of the asymmetric loss, as in its source
 
 
@@ -97,7 +98,10 @@ class Loss(nn.Module):
             raise ConfigError(f"loss.kind is {config.kind!r}; choose one of {', '.join(_KINDS)}")
         self.config = config
         prior = (counts_K / counts_K.sum()).clamp(min=1e-6)
-        self.register_buffer("offset", config.adjust * prior.log())
+        # A class without a picture is not adjusted for: its logit would be left where it began,
+        # and the balanced logits would name it.
+        offset = torch.where(counts_K >= _PICTURE, config.adjust * prior.log(), 0.0)
+        self.register_buffer("offset", offset)
         weights = class_weights(counts_K, config.weights, config.weight_cap)
         self.register_buffer("class_weights", weights)
 

@@ -79,7 +79,9 @@ def find_rate(
     learner = Objective(model, loss_of, bfloat16=config.bfloat16)
     optimizer = build_optimizer(model, config.optim)
     at_average(optimizer, average=False)
-    rates, losses, smooth = [], [], 0.0
+    rates: list[float] = []
+    losses: list[float] = []
+    smooth = 0.0
     for step, batch in zip(range(steps), _forever(batches), strict=False):
         tick(step / steps)
         rate = _LOW * (_HIGH / _LOW) ** (step / max(1, steps - 1))

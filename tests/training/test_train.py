@@ -221,6 +221,16 @@ def test_logit_adjustment_by_hand() -> None:
     assert float(frequent) == pytest.approx(math.log(4 / 3))
 
 
+def test_a_class_without_pictures_is_pushed_down_as_any_other() -> None:
+    """Its logit gets the gradient of a class with no adjustment: its full probability."""
+    loss = Loss(LossConfig(adjust=1.0), torch.tensor([4.0, 4.0, 0.0]))
+    logits = torch.zeros(1, 3, requires_grad=True)
+    torch.autograd.backward(loss(logits, torch.tensor([[1.0, 0.0, 0.0]])))
+    assert logits.grad is not None
+    # Adjusted logits are ln 1/2, ln 1/2 and 0, so the probabilities are 1/4, 1/4 and 1/2.
+    torch.testing.assert_close(logits.grad, torch.tensor([[-0.75, 0.25, 0.5]]))
+
+
 def test_binary_and_focal_losses_by_hand() -> None:
     """Even logits: binary 2 ln 2 over two classes; focal with gamma 2 a quarter of ln 2."""
     even, first = torch.zeros(1, 2), torch.tensor([[1.0, 0.0]])
