@@ -253,7 +253,10 @@ def _stop(daemon: Daemon, reason: str) -> tuple[str, ...]:
         done.set()
 
     thread = threading.Thread(target=stop, name="stop", daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError:  # no memory is left for a thread: then without hearing a second signal
+        stop()
     end_s = time.monotonic() + GRACE_S + 1.0
     while thread.is_alive() and time.monotonic() < end_s:
         if _waited(STOP_SIGNALS, _POLL_S / 5) is not None:

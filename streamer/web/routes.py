@@ -98,10 +98,11 @@ class _Site:
         """``/login``: exchanges the token of a form for the cookie."""
         try:
             async with asyncio.timeout(_LOGIN_S):
-                form = parse_qs(await _body(request))
+                # latin-1 takes any byte: parse_qs itself would refuse those beyond ASCII
+                form = parse_qs((await _body(request)).decode("latin-1"))
         except (TimeoutError, ClientDisconnect):
             return error_answer(408, "the form did not arrive in time")
-        given = form.get(b"token", [b""])[0].decode(errors="replace").strip()
+        given = form.get("token", [""])[0].strip()
         return self._login.answer() if self._login.accepts(given) else login_answer(401)
 
     async def static(self, request: Request) -> Response:

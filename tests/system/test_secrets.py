@@ -167,7 +167,9 @@ def test_a_daemon_shows_none_of_them(planted: Planted, form: str) -> None:
 
 CRASH = """
 import sys
-from streamer import app, capture, cli, station
+import threading
+from streamer import app, capture, cli
+from streamer.engine import onnx
 
 def broken(self, *_args, **_kwargs):
     raise RuntimeError(f"cannot go on with {ADDRESS} and {{'password': 'x'}}")
@@ -180,6 +182,11 @@ ADDRESS = sys.argv.pop(1)
 place = sys.argv.pop(1)
 if place == "reader":
     capture.MediaSource.read = broken
+elif place == "engine":
+    whole = onnx.OnnxEngine.run
+    def fails(self, inputs):
+        return (broken if threading.current_thread().name == "compute" else whole)(self, inputs)
+    onnx.OnnxEngine.run = fails
 elif place == "main":
     app.supervise = broken
 elif place == "start":
@@ -194,7 +201,9 @@ cli.main()
 """
 
 
-@pytest.mark.parametrize("place", ["reader", "main", "start", "web", "unraisable", "abort"])
+@pytest.mark.parametrize(
+    "place", ["reader", "engine", "main", "start", "web", "unraisable", "abort"]
+)
 def test_a_crash_shows_none_of_them(planted: Planted, place: str) -> None:
     """A bug in any thread is told with its traceback, and without the address it quotes."""
     config = planted.write(curve=False)

@@ -8,6 +8,12 @@ import pytest
 
 from tests.fuzz import TARGETS, fuzz
 
+FOUND = {
+    "key": b'metadata\ncurve\n    public-key \n    secret-key = "x"\n',  # no "=" in a line
+    "http": b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 7\r\n\r\ntoken=\xbb",
+}
+"""What was found once, by target."""
+
 
 @pytest.mark.parametrize("target", sorted(TARGETS))
 def test_any_bytes_give_a_value_or_the_declared_error(target: str) -> None:
@@ -17,3 +23,19 @@ def test_any_bytes_give_a_value_or_the_declared_error(target: str) -> None:
     outcome = fuzz(target, seconds=0.5, seed=6)
     assert outcome.findings == []
     assert outcome.examples >= 50
+
+
+@pytest.mark.parametrize("target", sorted(FOUND))
+def test_what_was_found_once_is_refused(target: str) -> None:
+    """It was another exception than the declared one, or an answer of 500."""
+    _, opened = TARGETS[target]
+    with opened() as check:
+        check(FOUND[target])
+
+
+def test_samples_that_do_not_decompress_are_refused() -> None:
+    """Found once: zlib's own error left the loader."""
+    originals, opened = TARGETS["parity"]
+    (data,) = originals()
+    with opened() as check:
+        check(data[:200] + bytes(40) + data[240:])
