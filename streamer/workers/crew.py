@@ -70,6 +70,8 @@ class Crew:
         self._tally = Tally()
         self._shown: dict[int, tuple[Watch, Callable[[Worker, Picture], None]]] = {}
         self._progress: Callable[[], None] = lambda: None
+        for reason in ("died", "stuck"):  # a rate needs a start
+            metrics.worker_restarts.labels(reason)
         self._cameras = config.cameras
         self._held: dict[str, int] = {}
         self._workers = [

@@ -78,6 +78,7 @@ def example() -> Metrics:
     metrics.event_latency_seconds.observe(0.05)
     metrics.events_published.labels("emotion.sample").inc()
     metrics.events_dropped.labels("emotion.sample").inc(0)
+    metrics.worker_restarts.labels("died").inc(0)
     metrics.camera_reconnects.labels("lobby", "timeout").inc(0)
     metrics.sources_discarded_frames.labels("lobby", "before_keyframe").inc(0)
     metrics.live_pictures.labels("lobby").inc(0)
