@@ -196,7 +196,13 @@ def daemon() -> Iterator[tuple[Metrics, int]]:
     metrics = example()
     live = LiveView(clock=time, metrics=metrics, pictures="omit")
     options = WebOptions(bind="127.0.0.1:0", token=TOKEN)
-    server = WebServer(options=options, state=FakeState(registry=metrics.registry), live=live, metrics=metrics, clock=time)
+    server = WebServer(
+        options=options,
+        state=FakeState(registry=metrics.registry),
+        live=live,
+        metrics=metrics,
+        clock=time,
+    )
     server.start()
     yield metrics, int(server.url.rstrip("/").rpartition(":")[2])
     assert server.stop(5.0)

@@ -46,7 +46,13 @@ def metrics() -> Iterator[tuple[Metrics, int]]:
     metrics = Metrics(CollectorRegistry())
     options = WebOptions(bind="127.0.0.1:0", token=TOKEN)
     live = LiveView(clock=time, metrics=metrics, pictures="omit")
-    server = WebServer(options=options, state=FakeState(registry=metrics.registry), live=live, metrics=metrics, clock=time)
+    server = WebServer(
+        options=options,
+        state=FakeState(registry=metrics.registry),
+        live=live,
+        metrics=metrics,
+        clock=time,
+    )
     server.start()
     yield metrics, int(server.url.rstrip("/").rpartition(":")[2])
     assert server.stop(5.0)
