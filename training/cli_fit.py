@@ -68,6 +68,7 @@ def distill(
     """Train a student on votes mixed with the averaged opinion of teachers."""
     import torch
 
+    from streamer.bundle import file_sha256
     from training import recipes
     from training.data import cache
     from training.distill import taught
@@ -76,7 +77,11 @@ def distill(
     config = recipes.changed(recipes.recipe(recipe), set_)
     cached = cache.load(data)
     faces = taught(cached.faces, teachers, config.labels, share=share, temperature=temperature)
-    _train(config, faces, cached.sources, out, resume=resume, tensorboard=tensorboard)
+    sources = cached.sources | {
+        f"teacher {number}, share {share:g}, temperature {temperature:g}": file_sha256(path)
+        for number, path in enumerate(teachers, start=1)
+    }
+    _train(config, faces, sources, out, resume=resume, tensorboard=tensorboard)
 
 
 def _train(

@@ -11,7 +11,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from streamer import bundle as bundles
-from training import cli
+from training import checkpoint, cli
 from training.data import cache
 from training.export import OnnxFile
 
@@ -66,6 +66,22 @@ def test_fit_resume_evaluate_export(
     assert {("FER+", "uar"), ("other", "accuracy")} <= measured
     assert all(m.date and m.split for m in bundle.manifest.metrics)
     assert "One seed" in (out / bundles.MODEL_CARD).read_text()
+
+
+def test_student_names_its_teacher(
+    tmp_path: Path, faces: FaceSet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A distilled checkpoint holds the sha256 of what taught it, beside that of its data."""
+    data, first, second = tmp_path / "faces.npz", tmp_path / "first", tmp_path / "second"
+    cache.save(data, faces, [])
+    given = ("--data", str(data), "--recipe", "smoke", "--set", "epochs=1", "--threads", "1")
+    assert train("fit", *given, "--out", str(first), capsys=capsys)[0] == 0
+    teacher = first / "best.pt"
+    taught = ("distill", str(teacher), *given, "--share", "0.4", "--out", str(second))
+    assert train(*taught, capsys=capsys)[0] == 0
+    sources = checkpoint.load(second / "last.pt").data
+    (name,) = (name for name in sources if name.startswith("teacher 1, share 0.4"))
+    assert sources[name] == bundles.file_sha256(teacher)
 
 
 def test_help_needs_no_heavy_library(tmp_path: Path) -> None:
