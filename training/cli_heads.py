@@ -34,6 +34,8 @@ def heads(
     threads: Annotated[int, typer.Option("--threads", help="CPU threads.", min=1)] = 2,
 ) -> None:
     """Compare temporal heads with a moving average of equal lag on real clips, person by person."""
+    from itertools import product
+
     import torch
 
     from streamer.errors import ConfigError
@@ -57,18 +59,19 @@ def heads(
     lessons = clips_of_stills(net, faces, config, stills)
     judged = read_real(net, clips_of(path, leave_out), config.sequences.head.step_s)
     results = []
-    for with_real in (False, True) if real else (False,):
+    for with_real, one in product((False, True) if real else (False,), kind or LAYERS):
         results += compare(
             net,
             lessons,
             judged,
             config.sequences,
-            kinds=tuple(kind) or tuple(LAYERS),
+            kinds=(one,),
             seeds=tuple(range(seeds)),
             real=with_real,
             report=typer.echo,
         )
-    section = report.heads_section(name, len(judged.features), judged.step_s, results)
-    report.write(out, f"Temporal heads on {name}", [section], results)
+        # After each kind, so that an interruption leaves what is done.
+        section = report.heads_section(name, len(judged.features), judged.step_s, results)
+        report.write(out, f"Temporal heads on {name}", [section], results)
     for row in (section.header, *section.rows):
         typer.echo("  ".join(row))

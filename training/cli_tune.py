@@ -44,5 +44,5 @@ def tune(
     report.write(out / "tune.html", f"Search over {recipe}", [section], found)
     for trial in found.trials[:_SHOWN]:
         typer.echo(f"{trial.score:.4f} {trial.state}: {' '.join(trial.values)}")
-    best = " ".join(f"--set {v}" for v in found.trials[0].values)
+    best = " ".join(f"--set {v}" for v in (*set_, *found.trials[0].values))
     typer.echo(f"best: streamer-train fit --data {data} --recipe {recipe} {best}")
