@@ -9,6 +9,7 @@ import http.client
 import socket
 import threading
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING, Literal, Self
 
 import zmq
@@ -170,15 +171,13 @@ def watch_live(port: int, seconds: float, *, read: bool) -> int:
         seconds: for how long.
         read: take what comes; else stall, as a browser does that was put to sleep.
     """
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    connection.request("GET", "/api/live?width=320")
-    reply = connection.getresponse()
     end_s, taken = time.monotonic() + seconds, 0
-    while time.monotonic() < end_s:
-        if read:
-            taken += len(reply.read1(1 << 16))
-        else:
-            time.sleep(0.2)
-    reply.close()  # else it holds the connection
-    connection.close()
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
+        connection.request("GET", "/api/live?width=320")
+        with closing(connection.getresponse()) as reply:
+            while time.monotonic() < end_s:
+                if read:
+                    taken += len(reply.read1(1 << 16))
+                else:
+                    time.sleep(0.2)
     return taken

@@ -23,6 +23,8 @@ SUFFIXES: Final = frozenset(
 )
 """What counts as a video when a folder is searched; a file that is named is taken as it is."""
 
+_ADDRESS: Final = re.compile(r"(?!file:)[A-Za-z][A-Za-z0-9+.-]+:/")
+"""A scheme with what a path keeps of its two slashes."""
 _UNFIT: Final = re.compile(r"[^a-z0-9_-]+")
 _NAME_LIMIT: Final = 56  # a camera's name has 64 characters; the rest is for telling twins apart
 _DIGITS: Final = 7
@@ -52,8 +54,13 @@ def find(inputs: Sequence[Path], out: Path) -> list[Recording]:
         out: the folder of the results, which is not searched.
 
     Raises:
-        ConfigError: if a folder holds no video.
+        ConfigError: if a folder holds no video, or an input is the address of a camera.
     """
+    if any(_ADDRESS.match(str(given)) for given in inputs):  # not quoted: it may hold a password
+        raise ConfigError(
+            "an input is an address; only recorded files are analysed, `streamer run` watches a "
+            "camera"
+        )
     paths = list(dict.fromkeys(p.resolve() for given in inputs for p in _expand(given, out)))
     wanted = Counter(_plain_name(path) for path in paths)
     recordings = []

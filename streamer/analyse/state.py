@@ -83,7 +83,7 @@ def read(folder: Path) -> State | None:
     try:
         with (folder / NAME).open("rb") as file:
             state = msgspec.json.decode(file.read(_LIMIT), type=State)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     return state if state.format == _FORMAT else None
 

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
+import sys
+import threading
 import time
 from datetime import UTC, datetime
+from http.client import HTTPException
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from streamer.events import CameraOffline, EmotionSample
 from tests.daemon import DaemonProcess, collect, wait_for
 from tests.ribbon import PART_S, Ribbon, part
+from tests.unrest import flood_subscriptions, watch_live
 
 if TYPE_CHECKING:
     from streamer.client import Received
@@ -200,3 +208,85 @@ def test_a_file_cut_short_and_a_device_that_is_gone_stop_nobody(
 def offline_of(events: list[Received], camera: str) -> list[CameraOffline]:
     """Return what was told of a camera that went away."""
     return [e.data for e in events if isinstance(e.data, CameraOffline) and e.data.camera == camera]
+
+
+def test_a_flood_of_subscriptions_costs_only_its_sender(shared: Path, tmp_path: Path) -> None:
+    """Three peers with 20,000 topics each: a healthy subscriber misses nothing meanwhile."""
+    clip = shared / "video" / "single_face.mp4"
+    with DaemonProcess(tmp_path, body({"a": clip}, shared)) as daemon:
+        address = f"tcp://127.0.0.1:{daemon.ports[0]}"
+        with daemon.subscriber() as subscriber:
+            collect(subscriber, lambda events: bool(samples_of(events, "a")), 60)
+            floods = [
+                threading.Thread(target=flood_subscriptions, args=(address, Random(k), 20_000))
+                for k in range(3)
+            ]
+            for flood in floods:
+                flood.start()
+            events = collect(
+                subscriber,
+                lambda events: (
+                    not any(flood.is_alive() for flood in floods)
+                    and len(samples_of(events, "a")) > 10
+                ),
+                60,
+            )
+            assert not any(event.gap for event in events)
+            assert_exact(daemon)
+            assert daemon.stop(20)[0] == 0
+
+
+@pytest.mark.timeout(240)
+def test_without_memory_it_goes_on_or_ends_with_one(shared: Path, tmp_path: Path) -> None:
+    """No address space is left from one moment on: what needs more fails, and says what it was.
+
+    The analysis runs on what it has. A thread that cannot go on ends the process with 1, for a
+    service manager to start it anew; nothing limps on, and a stop is heard in any case.
+    """
+    clip = shared / "video" / "single_face.mp4"
+    with DaemonProcess(tmp_path, body({"a": clip}, shared)) as daemon:
+        with daemon.subscriber() as subscriber:
+            collect(subscriber, lambda events: bool(samples_of(events, "a")), 60)
+            limited = psutil.Process(daemon.pid)
+            size = limited.memory_info().vms + (1 << 20)
+            limited.rlimit(psutil.RLIMIT_AS, (size, size))
+            with contextlib.suppress(OSError, HTTPException):  # refused, or cut off
+                watch_live(daemon.ports[2], 3.0, read=True)
+        code, _ = daemon.stop(30)
+        log = daemon.log.read_text()
+        assert code == 0 or (code == 1 and "thread_failed" in log), (code, log[-2000:])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a small disk")
+def test_a_full_disk_is_one_line(shared: Path, tmp_path: Path) -> None:
+    """`analyse` and `record` on a disk of 256 kB; the daemon beside them does not need one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", disk], check=True)
+    clip = shared / "video" / "single_face.mp4"
+    streamer = (sys.executable, "-m", "streamer")
+    try:
+        with DaemonProcess(tmp_path, body({"a": clip}, shared)) as daemon:
+            wait_for(lambda: "camera_online" in daemon.log.read_text(), 60, "the camera")
+            address = f"tcp://127.0.0.1:{daemon.ports[0]}"
+            config = tmp_path / "streamer.toml"
+            for command in (
+                ("record", "--out", disk / "events", "--connect", address),
+                ("analyse", clip, "--out", disk / "out", "--video", "--config", config),
+            ):
+                done = subprocess.run(
+                    [*streamer, *map(str, command)],
+                    capture_output=True,
+                    text=True,
+                    timeout=100,
+                    check=False,
+                )
+                said = done.stdout + done.stderr
+                assert done.returncode == 1, said
+                assert "Traceback" not in said
+                assert re.search(r"No space left on device|disk is full", said), said
+                shutil.rmtree(disk / command[2] if command[0] == "record" else disk / "out")
+            assert_exact(daemon)
+            assert daemon.stop(20)[0] == 0
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)

@@ -266,7 +266,7 @@ def test_the_tools_show_none_of_them(planted: Planted, shared: Path, tmp_path: P
         run("analyse", clip, "--out", out, "--config", config, code=0),
         run(*bench, "--config", config, "--json", tmp_path / "bench.json", code=0),
         run("demo", "--camera", address, "--seconds", "3", code=0),
-        run("analyse", address, "--out", out, code=1),
+        run("analyse", address, "--out", out, code=78),
         run("run", "--config", address, code=78),
         run("check", "--config", address, code=78),
     ]

@@ -11,6 +11,7 @@ from tests.fuzz import TARGETS, fuzz
 FOUND = {
     "key": b'metadata\ncurve\n    public-key \n    secret-key = "x"\n',  # no "=" in a line
     "http": b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 7\r\n\r\ntoken=\xbb",
+    "stored": b'{"format": 1, "input": {"path": "\xc3\x8a\x84"}}',
 }
 """What was found once, by target."""
 
