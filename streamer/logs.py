@@ -33,7 +33,10 @@ MASK: Final = "***"
 
 # A URL's user and password. "[^:/?#]*:" then anything up to the last "@" also catches a password
 # with a raw "/" in it, which is no valid URL but is what people type; 2048 bounds the search.
-_USERINFO = re.compile(r"://(?:[^\s/?#:]{0,2048}:\S{0,2048}|[^\s/?#]{1,2048})@")
+# One slash is what is left of two where an address was taken for a path.
+_USERINFO = re.compile(
+    r"(?:://|(?<=[A-Za-z0-9]):/)(?:[^\s/?#:]{0,2048}:\S{0,2048}|[^\s/?#]{1,2048})@"
+)
 _WORDS = r"token|passw(?:or)?d|pass|pwd|passphrase|secret|credentials?"
 _NAMES = rf"{_WORDS}|api[_-]?key|key|auth|signature|sig"
 _PARAMETER = re.compile(rf"(?i)(?<![a-z])((?:\w+[_.-])?(?:{_NAMES})=)[^\s&#;,'\")\]}}]+")

@@ -79,6 +79,7 @@ def lines(stream: io.StringIO) -> list[dict[str, object]]:
         ("rtsp://bob:p@ss@cam/s1", "rtsp://***@cam/s1"),
         ("rtsp://bob:p/ss?w#d@cam/s1", "rtsp://***@cam/s1"),
         ("rtsp://:only@cam/s1", "rtsp://***@cam/s1"),
+        ("rtsp:/bob:hunter2@cam/s1: no such file", "rtsp://***@cam/s1: no such file"),
         (
             "open rtsp://a:b@c/d failed, then http://e:f@g",
             "open rtsp://***@c/d failed, then http://***@g",
