@@ -314,8 +314,8 @@ def test_the_relays_show_none_of_them(planted: Planted, tmp_path: Path) -> None:
     out = tmp_path / "recorded"
     events = f"tcp://127.0.0.1:{planted.ports[0]}"
     pair = planted.curve("clients", "client")
-    own = ("--connect", events, "--client-key", pair)
-    own = (*own, "--server-key", planted.folder / "server" / "server.key")
+    public = planted.folder / "server" / "server.key"
+    own = ("--connect", events, "--client-key", pair, "--server-key", public)
     password = planted.secret_file("mqtt", planted.plant("Mqtt"))
     nowhere = f"mqtt://op@127.0.0.1:{free_port()}"
     logs = {name: tmp_path / name for name in ("record.log", "watch.log", "bridge.log")}
