@@ -132,6 +132,7 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
         "focal loss": ('loss.kind="focal"',),
         "asymmetric loss": ('loss.kind="asymmetric"',),
         "erasing attention consistency (EAC)": ("loss.consistency=5",),
+        "EAC, a fifth as strong": ("loss.consistency=1",),
     },
     "Optimiser": {
         "gradient descent": ('optim.name="sgd"', "optim.momentum=0", "optim.lr=0.2"),
