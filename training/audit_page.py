@@ -58,7 +58,7 @@ def _facts(audit: Audit) -> Section:
 def _classes(audit: Audit) -> Section:
     splits = list(audit.counts)
     rows = [
-        (name, *(str(audit.counts[s][name]) for s in splits), f"{audit.agreement.get(name, 0):.2f}")
+        (name, *(str(audit.counts[s][name]) for s in splits), _agreed(audit, name))
         for name in CLASSES
     ]
     return Section(
@@ -71,9 +71,13 @@ def _classes(audit: Audit) -> Section:
     )
 
 
+def _agreed(audit: Audit, name: str) -> str:
+    return f"{audit.agreement[name]:.2f}" if name in audit.agreement else "-"
+
+
 def _coverage(coverage: dict[str, Spread]) -> Section:
     rows = [
-        (name, f"{s.known:.3f}", *(f"{v:.3g}" for v in (s.p5, s.p25, s.p50, s.p75, s.p95)))
+        (name, f"{s.known:.3f}", *(f"{v:.4g}" for v in (s.p5, s.p25, s.p50, s.p75, s.p95)))
         for name, s in coverage.items()
     ]
     words = "; ".join(f"{name}: {PROPERTIES[name]}" for name in coverage)

@@ -96,11 +96,11 @@ def test_spread_by_hand() -> None:
 
 
 def test_agreement_with_the_second_label() -> None:
-    """Of two clear pictures of a class, one second label agrees."""
+    """Of two clear pictures of a class, one second label agrees; contempt is no word of it."""
     faces = FaceSet.of(
-        photographs(2, 4).astype(np.uint8), np.array([3, 3], np.int64), np.array(["train"] * 2)
+        photographs(3, 4).astype(np.uint8), np.array([3, 3, 7], np.int64), np.array(["train"] * 3)
     )
-    faces = replace(faces, second_N=np.array([3, 0], np.int64))
+    faces = replace(faces, second_N=np.array([3, 0, 4], np.int64))
     assert audit(faces).agreement == {"sadness": 0.5}
 
 

@@ -15,6 +15,7 @@ from training.data.audit import audit
 from training.diagnose import firing, gradient_trace
 from training.export import calibrated
 from training.model import FaceNet
+from training.model_page import Divisions, page_of
 from training.release import measure_all, operating_point
 from training.train import fit
 
@@ -70,6 +71,11 @@ def test_model_report_loads_nothing_and_names_its_figures(
     assert "<other>" in page.cells
     figures = json.loads((tmp_path / "page.json").read_text())
     assert [f["scores"]["n"] for f in figures] == [32, 32, 160 + 32, 160 + 32]
+    both = [tmp_path / "best.pt", tmp_path / "last.pt"]
+    sections, figured = page_of(both, faces, {"other": faces}, Divisions())
+    assert sections[0].title == "Over several runs"
+    assert {s.runs for s in figured.seeds} == {2}
+    assert sum(s.n for s in figured.slices["other"] if s.by == "brightness") == 160 + 32
 
 
 def test_audit_and_diagnosis_pages(tmp_path: Path, faces: FaceSet, tiny: TrainConfig) -> None:

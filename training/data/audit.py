@@ -125,7 +125,9 @@ def _agreement(
     faces: FaceSet, labels: NDArray[np.int64], clear: NDArray[np.bool_]
 ) -> dict[str, float]:
     out = {}
-    for k, name in enumerate(CLASSES):
+    # A class that the second labels have no word for is left out.
+    for k in np.unique(faces.second_N[faces.second_N >= 0]):
+        name = CLASSES[k]
         rows = clear & (faces.second_N >= 0) & (labels == k)
         if rows.any():
             out[name] = float((faces.second_N[rows] == k).mean())
