@@ -363,15 +363,18 @@ def test_stop_is_clean(service: Machine) -> None:
 
 
 def test_instances_run_side_by_side(service: Machine) -> None:
-    """`streamer@north` reads north.toml and has folders of its own."""
+    """`streamer@north` reads north.toml and has folders of its own; here with two workers."""
     ports = (
         '[publish]\nbind = "tcp://127.0.0.1:6556"\nsnapshot = "tcp://127.0.0.1:6557"\n'
         '[http]\nbind = "127.0.0.1:6108"\n'
     )
-    configure(service, configuration("gate", extra=ports), "/etc/streamer/north.toml")
+    north = configuration("gate", "yard", extra=f"{ports}[daemon]\nworkers = 2\n")
+    configure(service, north, "/etc/streamer/north.toml")
     service.ask("systemctl", "start", "streamer@north")
     try:
-        events(service, "emotion.sample/gate/", options="--connect tcp://127.0.0.1:6556")
+        for camera in ("gate", "yard"):
+            topic = f"emotion.sample/{camera}/"
+            events(service, topic, options="--connect tcp://127.0.0.1:6556")
         events(service, "emotion.sample/lobby/")
         assert service.path("/var/lib/streamer/north").is_dir()
     finally:
@@ -478,7 +481,7 @@ def test_the_script_installs_upgrades_and_takes_away(machine: Machine) -> None:
     assert "runs the new version" in machine.ask(*script, timeout_s=400)
     assert main_pid(machine) not in {"0", pid}
     events(machine, "emotion.sample/lobby/")
-    machine.ask("/src/systemd/install.sh", "--uninstall")
+    machine.ask("/src/systemd/install.sh", "--uninstall", timeout_s=240)
     assert machine.run("systemctl", "cat", UNIT).returncode != 0
     assert not machine.path("/opt/streamer").exists()
     assert machine.ask("find", "/proc", "-maxdepth", "1", "-user", "streamer") == ""
