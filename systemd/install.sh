@@ -54,8 +54,10 @@ command -v systemctl > /dev/null || fail "there is no systemd here; see deploy/ 
   fail "the Debian package emotion-streamer is installed; upgrade that, or remove it first"
 
 if [[ -n $uninstall ]]; then
-  if booted; then systemctl stop streamer.service 'streamer@*.service'; fi
-  systemctl disable --quiet streamer.service 2> /dev/null || true # not there: nothing to disable
+  if [[ -e $units/streamer.service ]]; then
+    if booted; then systemctl stop streamer.service 'streamer@*.service'; fi
+    systemctl disable --quiet streamer.service
+  fi
   rm -f $units/streamer.service $units/streamer@.service /usr/local/bin/streamer
   rm -f $units/*.wants/streamer@*.service /etc/sysusers.d/streamer.conf /etc/tmpfiles.d/streamer.conf
   rm -rf $prefix
