@@ -156,7 +156,9 @@ def slices_section(title: str, found: list[Slice]) -> Section:
         "them with care.",
         header=("by", "part", "n", "accuracy", "UAR", "macro F1"),
         rows=rows,
-        plots=[("Accuracy of each part; the line is the whole set's", _forest(found))],
+        plots=[("Accuracy of each part; the line is the whole set's", _forest(found))]
+        if found
+        else [],
     )
 
 
@@ -367,14 +369,14 @@ def _percent(i: Interval) -> str:
 
 
 def _forest(found: list[Slice]) -> str:
-    figure = Figure(figsize=(8, 0.6 + 0.24 * len(found)))
+    figure = Figure(figsize=(8, 1.2 + 0.24 * len(found)))
     axes = figure.subplots()
     places = np.arange(len(found))[::-1]
     values = np.array([[s.accuracy.value, s.accuracy.low, s.accuracy.high] for s in found]) * 100
     for place, (value, low, high) in zip(places, values, strict=True):
         axes.plot([low, high], [place, place], color="#57606a")
         axes.plot(value, place, "o", color="#0969da")
-    whole = np.average(values[:, 0], weights=[s.n for s in found]) if len(found) else 0.0
+    whole = np.average(values[:, 0], weights=[s.n for s in found])
     axes.axvline(whole, color="#d0d7de")
     axes.set_yticks(places, [f"{s.by}: {s.part}" for s in found], fontsize=7)
     axes.set_xlabel("accuracy, per cent")
