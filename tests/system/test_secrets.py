@@ -189,8 +189,6 @@ elif place == "engine":
     onnx.OnnxEngine.run = fails
 elif place == "main":
     app.supervise = broken
-elif place == "start":
-    app.Service.start = broken
 elif place == "web":
     app.Service.cameras = broken
 elif place == "unraisable":
@@ -201,9 +199,7 @@ cli.main()
 """
 
 
-@pytest.mark.parametrize(
-    "place", ["reader", "engine", "main", "start", "web", "unraisable", "abort"]
-)
+@pytest.mark.parametrize("place", ["reader", "engine", "main", "web", "unraisable", "abort"])
 def test_a_crash_shows_none_of_them(planted: Planted, place: str) -> None:
     """A bug in any thread is told with its traceback, and without the address it quotes."""
     config = planted.write(curve=False)

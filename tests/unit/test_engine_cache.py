@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -242,6 +243,21 @@ def test_a_folder_that_cannot_be_written_is_a_mistake_of_the_configuration(
         pass
     assert cache.clear() == (0, 0)
     assert cache.look(KEY).engine is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a small disk")
+def test_a_full_disk_keeps_what_was_there(tmp_path: Path) -> None:
+    """The engine that does not fit is refused with the system's reason, and leaves no part."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", tmp_path], check=True)
+    try:
+        cache = EngineCache(tmp_path)
+        cache.store(KEY, b"small", build_s=1)
+        with pytest.raises(ConfigError, match="cannot be written: No space left on device"):
+            cache.store(other(gpu="another"), bytes(100_000), build_s=1)
+        assert cache.look(KEY).engine == b"small"
+        assert not list(tmp_path.glob("*.part"))
+    finally:
+        subprocess.run(["umount", "-l", tmp_path], check=True)
 
 
 def test_the_default_folder_follows_the_environment(
