@@ -190,7 +190,7 @@ def _snapshot_request() -> Iterator[Callable[[bytes], None]]:
                 dealer.connect(source.snapshot)
                 dealer.send_multipart(data.split(b"\n")[:8])
                 dealer.send_multipart([b"", b"snapshot"])
-                answers = []
+                answers: list[list[bytes]] = []
                 while not any(b'"cameras"' in part for answer in answers for part in answer):
                     assert dealer.poll(5000), "the honest request got no answer"
                     answers.append(dealer.recv_multipart())
@@ -323,8 +323,8 @@ def _clips() -> list[bytes]:
 def _requests() -> list[bytes]:
     bearer = b"Authorization: Bearer a-token-of-the-fuzzer\r\n"
     head = b" HTTP/1.1\r\nHost: localhost\r\n"
-    paths = (b"/", b"/metrics", b"/livez", b"/readyz", b"/api/version", b"/api/cameras")
-    paths += (b"/api/cameras/a", b"/static/app.js", b"/?token=x", b"/api/live?width=1")
+    paths = [b"/", b"/metrics", b"/livez", b"/readyz", b"/api/version", b"/api/cameras"]
+    paths += [b"/api/cameras/a", b"/static/app.js", b"/?token=x", b"/api/live?width=1"]
     form = b"token=a-token&x=%zz%00"
     length = str(len(form)).encode()
     return [
