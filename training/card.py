@@ -18,12 +18,16 @@ __all__ = ["Facts", "metrics", "text"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """Everything the card says that is not always the same."""
+    """Everything the card says that is not always the same.
+
+    ``teachers`` are the checkpoint's words on who taught it, empty for a run that had no teacher.
+    """
 
     name: str
     date: str
     config: TrainConfig
     epochs: int
+    teachers: list[str]
     share: float
     temperature: float
     measured: list[Measured]
@@ -47,11 +51,16 @@ standardised inside the graph. Classes were drawn by the power {power:g} of thei
 imbalance was left is corrected in the loss (logit adjustment, tau {tau:g}), and a share of
 {share:g} of the corpus' prior was given back, chosen on the validation split together with the
 temperature {temperature:.3f}. Averaged weights after epoch {epochs} of {planned}; recipe
-`{recipe}`, seed {seed}. The temporal head was trained on clips synthesised from stills of the same
-training split and has seen no video.
+`{recipe}`, seed {seed}. {taught}The temporal head was trained on clips synthesised from
+stills of the same training split and has seen no video.
 
 FER2013's pictures come from the web for research use; FER+'s votes are under the MIT licence. No
 picture of any data set is in this bundle: its parity samples are drawings.
+"""
+
+_TAUGHT = """\
+Its targets were mixed with the opinion of an earlier network
+on the same pictures ({teacher}).
 """
 
 _ACCURACY = """\
@@ -112,6 +121,7 @@ def text(facts: Facts, latency_ms: tuple[float, float]) -> str:
         planned=config.epochs,
         recipe=config.name,
         seed=config.seed,
+        taught="".join(_TAUGHT.format(teacher=teacher) for teacher in facts.teachers),
     )
     parts = [
         f"# {facts.name}\n",

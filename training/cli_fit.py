@@ -71,14 +71,14 @@ def distill(
     from streamer.bundle import file_sha256
     from training import recipes
     from training.data import cache
-    from training.distill import taught
+    from training.distill import TEACHER, taught
 
     torch.set_num_threads(threads)
     config = recipes.changed(recipes.recipe(recipe), set_)
     cached = cache.load(data)
     faces = taught(cached.faces, teachers, config.labels, share=share, temperature=temperature)
     sources = cached.sources | {
-        f"teacher {number}, share {share:g}, temperature {temperature:g}": file_sha256(path)
+        f"{TEACHER} {number}, share {share:g}, temperature {temperature:g}": file_sha256(path)
         for number, path in enumerate(teachers, start=1)
     }
     _train(config, faces, sources, out, resume=resume, tensorboard=tensorboard)

@@ -31,7 +31,10 @@ if TYPE_CHECKING:
     from training.data.faces import FaceSet
     from training.data.labels import LabelConfig
 
-__all__ = ["opinion", "taught"]
+__all__ = ["TEACHER", "opinion", "taught"]
+
+TEACHER = "teacher"
+"""With this the names begin under which a checkpoint keeps the sha256 of its teachers."""
 
 _VOTES = 1000.0
 """Taught targets are kept as this many votes, so that no rule about lone votes touches them."""

@@ -24,6 +24,7 @@ from training.data.balance import draw_rates, epoch_order
 from training.data.cache import recut
 from training.data.faces import CLASSES
 from training.data.labels import majority, targets
+from training.distill import TEACHER
 from training.evaluate import Measured, fit_temperature, score, softmax
 from training.export import Exported, OnnxFile, calibrated, export
 from training.half import add_half
@@ -145,6 +146,7 @@ def release(
         date=what.date,
         config=config,
         epochs=state.epoch,
+        teachers=[name for name in state.data if name.startswith(TEACHER)],
         share=share,
         temperature=temperature,
         measured=measured,

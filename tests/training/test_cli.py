@@ -82,6 +82,24 @@ def test_student_names_its_teacher(
     sources = checkpoint.load(second / "last.pt").data
     (name,) = (name for name in sources if name.startswith("teacher 1, share 0.4"))
     assert sources[name] == bundles.file_sha256(teacher)
+    out = tmp_path / "bundle"
+    student, more = str(second / "last.pt"), ("--data", str(data), "--threads", "1")
+    code, _, errors = train(
+        "export",
+        student,
+        *more,
+        "--stills",
+        "16",
+        "--name",
+        "taught",
+        "--out",
+        str(out),
+        capsys=capsys,
+    )
+    assert code == 0, errors
+    assert (
+        f"an earlier network\non the same pictures ({name})" in (out / "MODEL_CARD.md").read_text()
+    )
 
 
 def test_help_needs_no_heavy_library(tmp_path: Path) -> None:
