@@ -103,7 +103,8 @@ def _load(path: Path) -> tuple[bytes, bytes | None]:
     try:
         public, secret = zmq.auth.load_certificate(path)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot read the key: {error.strerror or 'no file'}") from None
+        place = "a key" if _is_key(str(path).encode()) else path  # typed where its file is named
+        raise ConfigError(f"{place}: cannot read the key: {error.strerror or 'no file'}") from None
     except (ValueError, IndexError):  # pyzmq's own reader fails so on a line without "="
         raise ConfigError(f"{path}: not a key file; make one with: streamer keys") from None
     for key in (public, secret):

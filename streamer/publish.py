@@ -276,6 +276,9 @@ class _Loop:
                 self.last_progress_ns = self._clock.monotonic_ns()
                 if self._wake.fileno() in ready:
                     _empty(self._wake)
+                # libzmq takes in new and lost subscribers as the socket is used: without this, an
+                # idle daemon keeps what each of them sent until there is an event (12 kB a visit).
+                self._stream.getsockopt(zmq.EVENTS)
                 self._send_waiting()
                 if self._router in ready:
                     self._answer()

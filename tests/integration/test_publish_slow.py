@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import IO
 
 from streamer.client import Subscriber
@@ -15,6 +16,7 @@ from streamer.events import DaemonStopping, EmotionSample
 from streamer.publish import PublishOptions
 from tests.publish_fixtures import event, joined, publisher
 
+ROOT = Path(__file__).resolve().parents[2]
 EVENTS = 60_000  # times 700 bytes: more than the kernel's socket buffers and both queues take
 
 # says "ready" when it is subscribed, reads until the end is announced, then says what it missed
@@ -97,3 +99,46 @@ def test_a_stalled_subscriber_loses_alone_and_sees_it() -> None:
     assert told["missed"] > 0
     assert told["received"] + told["missed"] == told["last"]
     assert told["last"] > EVENTS
+
+
+def test_visitors_of_an_idle_publisher_leave_nothing(tmp_path: Path) -> None:
+    """Where no event is sent, a dozen floods of topics that came and went are not kept."""
+    visit = (
+        "import sys; from random import Random; from tests.unrest import flood_subscriptions\n"
+        "flood_subscriptions(sys.argv[1], Random(1), 10_000)"
+    )
+    config = tmp_path / "publish.py"
+    config.write_text(
+        "import re, sys, time\n"
+        "from pathlib import Path\n"
+        "from tests.publish_fixtures import publisher\n"
+        "with publisher() as (source, _):\n"
+        "    print(source.bind, flush=True)\n"
+        "    for _ in sys.stdin:\n"
+        "        status = Path('/proc/self/status').read_text()\n"
+        "        print(re.search(r'RssAnon:\\s+(\\d+)', status)[1], flush=True)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, config],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as idle:
+        assert idle.stdin is not None
+        assert idle.stdout is not None
+        address = idle.stdout.readline().strip()
+        sizes_kb = []
+        for _ in range(3):
+            visitors = [
+                subprocess.Popen([sys.executable, "-c", visit, address], env=environment)
+                for _ in range(2)
+            ]
+            assert [visitor.wait(60) for visitor in visitors] == [0, 0]
+            time.sleep(1.0)
+            idle.stdin.write("\n")
+            idle.stdin.flush()
+            sizes_kb.append(int(idle.stdout.readline()))
+        idle.stdin.close()
+    assert sizes_kb[-1] - sizes_kb[0] < 8_000, sizes_kb  # without a look it kept 22,000
