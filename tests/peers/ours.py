@@ -11,7 +11,6 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-import msgspec
 from prometheus_client import CollectorRegistry
 
 from streamer import config, logs
@@ -57,11 +56,11 @@ def main() -> None:
         settings = config.Config(
             cameras=(camera,),
             analysis=config.Analysis(fps=0),
-            detector=config.Detector(mirror=models),
+            detector=config.Detector(mirror=models, whole_s=0.0),  # the whole of every frame
         )
         metrics, counter = Metrics(CollectorRegistry()), Counter()
         station = Station(
-            every_frame(settings),
+            settings,
             sink=counter,
             metrics=metrics,
             onlooker=counter,
@@ -85,14 +84,6 @@ def main() -> None:
         }
         sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()
-
-
-def every_frame(settings: config.Config) -> config.Config:
-    """Have the detector look at every frame, as the peers' do."""
-    detector = settings.detector
-    if "every_s" in detector.__struct_fields__:
-        detector = msgspec.structs.replace(detector, every_s=0.0)
-    return msgspec.structs.replace(settings, detector=detector)
 
 
 def analysed(station: Station) -> int:
