@@ -159,7 +159,14 @@ def test_the_counts_of_a_worker_outlive_it(shared: Path, tmp_path: Path) -> None
         assert daemon.metric("streamer_worker_restarts_total")['{reason="died"}'] == 1.0
         views = daemon.get("/api/cameras")["cameras"]
         assert [view["name"] for view in views] == ["a", "b"]
-        assert all(view["captured"] > 0 and view["tracks"] for view in views)
+        wait_for(
+            lambda: all(
+                view["captured"] > 0 and view["tracks"]
+                for view in daemon.get("/api/cameras")["cameras"]
+            ),
+            20,
+            "faces of both cameras",
+        )
         for _ in range(5):
             assert 0 <= in_flight(daemon) <= 4
 

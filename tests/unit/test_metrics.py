@@ -82,8 +82,8 @@ def test_a_new_camera_starts_at_zero_for_every_drop_reason(
 ) -> None:
     """A rate needs a first sample, so all series exist before anything happens."""
     metrics.camera("yard")
-    for reason in ("superseded", "stopped", "overload", "error"):
-        labels = {"camera": "yard", "reason": reason}
+    for reason in DropReason:
+        labels = {"camera": "yard", "reason": str(reason)}
         assert registry.get_sample_value("streamer_frames_dropped_total", labels) == 0.0
     for name in ("frames_captured_total", "frames_analysed_total", "camera_up"):
         assert registry.get_sample_value(f"streamer_{name}", {"camera": "yard"}) == 0.0
