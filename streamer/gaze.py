@@ -7,7 +7,7 @@ face, a face hidden a moment ago, and faces so close that one could be taken for
 
 Measured on 19 real clips at 10 pictures a second (2026-11): against looking everywhere each time,
 the same 37 tracks without a change of number, 99.3 % of the readings, 97.2 % of them with the same
-label, for less than half the time. Another input size alone (448 pixels for 480) changes more: two
+label, for about half the time. Another input size alone (448 pixels for 480) changes more: two
 changes of number, and 94.7 % the same label.
 
 Legend: N faces found, M faces expected, H W pixels; digits are literal.
