@@ -1,0 +1,1 @@
+"""Cameras of one configuration, spread over the nodes of a Ray cluster."""
