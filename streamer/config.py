@@ -7,7 +7,7 @@ import re
 import stat
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import msgspec
@@ -32,8 +32,11 @@ __all__ = [
     "Purpose",
     "Tracker",
     "camera_url",
+    "checked",
     "load",
     "parse",
+    "read",
+    "tree_of",
 ]
 
 _Name = Annotated[str, Meta(pattern="^[a-z0-9_-]{1,64}$")]
@@ -253,6 +256,16 @@ def load(path: Path) -> Config:
     Raises:
         ConfigError: one line that names the file, the key, what was expected and what to do.
     """
+    text, readable = read(path)
+    return checked(tree_of(text, place=str(path)), place=str(path), readable=readable)
+
+
+def read(path: Path) -> tuple[str, bool]:
+    """Return the text of a configuration file, and whether everyone on the machine can read it.
+
+    Raises:
+        ConfigError: as ``load`` does.
+    """
     try:
         with path.open("rb") as file:
             content = file.read(_LIMIT + 1)
@@ -267,13 +280,9 @@ def load(path: Path) -> Config:
     if len(content) > _LIMIT:
         raise ConfigError(f"{path}: larger than {_LIMIT} bytes, not a configuration")
     try:
-        text = content.decode()
+        return content.decode(), bool(mode & stat.S_IROTH)
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    config = parse(text, place=str(path))
-    if mode & stat.S_IROTH:
-        _refuse_readable_secrets(config, str(path))
-    return config
 
 
 def parse(text: str, *, place: str = "configuration") -> Config:
@@ -282,15 +291,39 @@ def parse(text: str, *, place: str = "configuration") -> Config:
     Raises:
         ConfigError: as ``load`` does.
     """
+    return checked(tree_of(text, place=place), place=place)
+
+
+def tree_of(text: str, *, place: str) -> dict[str, Any]:
+    """Return the tables of a TOML text.
+
+    Raises:
+        ConfigError: if it is none.
+    """
     try:
-        tree = tomllib.loads(text)
+        return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{place}: not TOML: {error}") from None
+
+
+def checked(tree: dict[str, Any], *, place: str, readable: bool = False) -> Config:
+    """Turn tables into a configuration.
+
+    Args:
+        tree: what the file says.
+        place: begins each error.
+        readable: whether everyone on the machine can read it: it must hold no password then.
+
+    Raises:
+        ConfigError: as ``load`` does.
+    """
     try:
         config = msgspec.convert(tree, Config)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{place}: {_in_words(str(error), tree)}") from None
     _check(config, place)
+    if readable:
+        _refuse_readable_secrets(config, place)
     return config
 
 
