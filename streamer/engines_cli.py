@@ -10,7 +10,7 @@ from rich.table import Table
 
 from streamer import assets
 from streamer import bundle as bundles
-from streamer.detect import yunet
+from streamer.detect import yunet_graph
 from streamer.engine import graphs
 from streamer.engine.accelerator import Accelerator, compile_ahead
 from streamer.engine.cache import EngineCache, Header, folder_of
@@ -152,4 +152,4 @@ def _detector(console: Console, options: Detector) -> list[graphs.Network]:
             soft_wrap=True,
         )
         return []
-    return [graphs.detector(yunet.luma_network(path), options.input_px)]
+    return [graphs.detector(yunet_graph.luma_network(path), options.input_px)]

@@ -1,26 +1,22 @@
-"""YuNet on onnxruntime, fed with luma alone.
+"""YuNet on onnxruntime, fed with luma alone; ``yunet_graph`` makes its network.
 
-The network's first layer takes three colours; its weights are summed over them when it is loaded,
-which is exact for grey pictures and saves two thirds of the input.
-
-Legend: N faces, H W pixels, A anchors of one stride; digits are literal.
+Legend: N faces, H W pixels, A anchors; digits are literal.
 """
 
 from __future__ import annotations
 
+import functools
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-import onnx
 import onnxruntime
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
 from streamer.detect.suppress import suppress
+from streamer.detect.yunet_graph import ANCHORS, STRIDES, luma_network
 from streamer.errors import ConfigError, EngineError, FrameError
 from streamer.types import Detections
 
@@ -31,11 +27,9 @@ if TYPE_CHECKING:
     from streamer.stages import Engine
     from streamer.types import F32, U8
 
-__all__ = ["YuNet", "luma_network"]
+__all__ = ["YuNet"]
 
-_STRIDES = (8, 16, 32)
-"""Distance of the anchors in input pixels, one output of each kind a stride (the file's own)."""
-_MULTIPLE = 32
+_MULTIPLE = max(STRIDES)
 """Both input sides are padded to the coarsest stride, or the three grids do not line up."""
 _MAX_ENLARGE = 2.0
 """A picture smaller than the input grows at most so much: more adds no detail, and YuNet was
@@ -106,7 +100,6 @@ class YuNet:
         # A GPU looks at the whole picture faster than it is told about the windows of it.
         self.windowed = engine is None
         self._engine: Engine | None = engine or _CpuNetwork(model, threads)
-        self._outputs = [f"{kind}_{s}" for s in _STRIDES for kind in ("cls", "obj", "bbox", "kps")]
         self._input_size = input_size
         self._score_threshold = score_threshold
         self._nms_threshold = nms_threshold
@@ -134,9 +127,8 @@ class YuNet:
         if engine is None:
             raise EngineError("the YuNet detector was used after it was closed")
         input_11HW, scale_2 = self._prepare(luma_HW, input_px or self._input_size)
-        found = engine.run({"input": input_11HW})
-        outputs = [found[name] for name in self._outputs]
-        return self._decode(outputs, input_11HW.shape[3], scale_2)
+        anchors_10A = engine.run({"input": input_11HW})[ANCHORS][0]
+        return self._decode(anchors_10A, _grid(*input_11HW.shape[2:]), scale_2)
 
     def close(self) -> None:
         """Release the network; may be called twice."""
@@ -174,18 +166,9 @@ class YuNet:
                 buffers[inner] = kept
         return kept
 
-    def _decode(self, outputs: list[F32], input_width: int, scale_2: F32) -> Detections:
-        """Turn the network's outputs into faces; only anchors above the threshold are decoded."""
-        parts = [
-            _candidates(
-                outputs[4 * i : 4 * i + 4],
-                stride=stride,
-                columns=input_width // stride,
-                threshold=self._score_threshold,
-            )
-            for i, stride in enumerate(_STRIDES)
-        ]
-        scores_N, boxes_N4, eyes_N22 = (np.concatenate(part) for part in zip(*parts, strict=True))
+    def _decode(self, anchors_10A: F32, grid: _Grid, scale_2: F32) -> Detections:
+        """Turn the network's output into faces."""
+        scores_N, boxes_N4, eyes_N22 = _candidates(anchors_10A, grid, self._score_threshold)
         if not len(scores_N):
             return Detections.empty()
         kept = suppress(boxes_N4, scores_N, self._nms_threshold)
@@ -234,69 +217,54 @@ class _CpuNetwork:
         self._session = None
 
 
-def _candidates(
-    outputs: list[F32], *, stride: int, columns: int, threshold: float
-) -> tuple[F32, F32, F32]:
-    """Decode the anchors of one stride that reach the threshold.
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """Where the anchors of one input size are, in input pixels; A of them."""
+
+    place_A2: F32
+    stride_A1: F32
+
+
+@functools.lru_cache(maxsize=32)
+def _grid(height: int, width: int) -> _Grid:
+    """Return the anchors of an input, in the order of the network's output."""
+    places, strides = [], []
+    for stride in STRIDES:
+        rows, columns = np.mgrid[: height // stride, : width // stride]
+        place_A2 = np.stack([columns, rows], axis=-1).reshape(-1, 2) * stride
+        places.append(place_A2)
+        strides.append(np.full((len(place_A2), 1), stride))
+    return _Grid(
+        place_A2=np.concatenate(places).astype(np.float32),
+        stride_A1=np.concatenate(strides).astype(np.float32),
+    )
+
+
+def _candidates(anchors_10A: F32, grid: _Grid, threshold: float) -> tuple[F32, F32, F32]:
+    """Decode the anchors that reach the threshold.
 
     Args:
-        outputs: of this stride, the class (1, A, 1), the objectness (1, A, 1), the box (1, A, 4)
-            and the five points (1, A, 10) of each anchor, float32.
-        stride: distance of the anchors in input pixels.
-        columns: anchors in a row.
-        threshold: least confidence.
+        anchors_10A: see ``yunet_graph.ANCHORS``; box and eyes in strides from the anchor, sizes as
+            logarithms.
+        grid: the anchors.
+        threshold: least confidence, the root of the product of class and objectness.
 
     Returns:
         Scores (N,), boxes (N, 4) xyxy and eyes (N, 2, 2) in input pixels, float32.
 
     Source: ``FaceDetectorYNImpl::postProcess`` of OpenCV's modules/objdetect.
     """
-    cls_1A1, obj_1A1, bbox_1A4, points_1A10 = outputs
-    product_A = cls_1A1[0, :, 0].clip(0.0, 1.0) * obj_1A1[0, :, 0].clip(0.0, 1.0)
-    index_N = np.flatnonzero(product_A >= threshold * threshold)
-    row_N, column_N = np.divmod(index_N, columns)
-    anchor_N2 = np.stack([column_N, row_N], axis=1).astype(np.float32)
-    bbox_N4 = bbox_1A4[0, index_N]
-    centre_N2 = (anchor_N2 + bbox_N4[:, :2]) * stride
-    half_N2 = np.exp(bbox_N4[:, 2:]) * (stride / 2.0)
-    # The first two of the five points are the eyes.
-    eyes_N22 = (points_1A10[0, index_N, :4].reshape(-1, 2, 2) + anchor_N2[:, None]) * stride
+    least = threshold * threshold
+    # The product reaches the least only if both factors do: few anchors are left to compute.
+    logit = -np.inf if least <= 0.0 else np.log(least) - np.log1p(-min(least, 1.0 - 1e-7))
+    index_N = np.flatnonzero(anchors_10A[:2].min(axis=0) >= logit)
+    part_N10 = anchors_10A[:, index_N].T
+    product_N = 1.0 / (1.0 + np.exp(-part_N10[:, :2])).prod(axis=1)
+    kept_N = product_N >= least
+    index_N, part_N10 = index_N[kept_N], part_N10[kept_N]
+    stride_N1, place_N2 = grid.stride_A1[index_N], grid.place_A2[index_N]
+    centre_N2 = part_N10[:, 2:4] * stride_N1 + place_N2
+    half_N2 = np.exp(part_N10[:, 4:6]) * (stride_N1 / 2.0)
+    eyes_N4 = part_N10[:, 6:] * stride_N1 + np.tile(place_N2, 2)
     boxes_N4 = np.concatenate([centre_N2 - half_N2, centre_N2 + half_N2], axis=1)
-    return np.sqrt(product_A[index_N]), boxes_N4, eyes_N22
-
-
-def luma_network(model_path: Path) -> bytes:
-    """Return the network with its first layer summed over the three colours.
-
-    With r = g = b = y the layer computes sum(w_c * y) = (sum w_c) * y, so one grey input gives the
-    same result as the grey picture copied into three.
-
-    Raises:
-        ConfigError: if the file cannot be read or has another first layer.
-    """
-    try:
-        model = onnx.load(model_path)
-    except OSError as error:
-        raise ConfigError(
-            f"{model_path}: cannot read the YuNet model: {error.strerror}; "
-            "`streamer assets install` fetches it"
-        ) from None
-    except DecodeError:
-        raise ConfigError(
-            f"{model_path}: not an ONNX file; `streamer assets install` fetches the right one"
-        ) from None
-    graph = model.graph
-    first = next((n for n in graph.node if n.op_type == "Conv" and "input" in n.input), None)
-    weights = None if first is None else _initializer(graph, first.input[1])
-    if weights is None or len(weights.dims) != 4 or weights.dims[1] != 3:  # noqa: PLR2004
-        raise ConfigError(
-            f"{model_path}: no YuNet: expected a first convolution of three colours on 'input'"
-        )
-    summed = numpy_helper.to_array(weights).sum(axis=1, keepdims=True)
-    weights.CopyFrom(numpy_helper.from_array(summed, weights.name))
-    graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1
-    return bytes(model.SerializeToString())
-
-
-def _initializer(graph: onnx.GraphProto, name: str) -> onnx.TensorProto | None:
-    return next((tensor for tensor in graph.initializer if tensor.name == name), None)
+    return np.sqrt(product_N[kept_N]), boxes_N4, eyes_N4.reshape(-1, 2, 2)

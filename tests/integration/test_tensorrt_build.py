@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from streamer import bundle as bundles
-from streamer.detect import yunet
+from streamer.detect import yunet_graph
 from streamer.engine import graphs
 from streamer.engine.accelerator import compile_ahead, key_of
 from streamer.engine.cache import EngineCache
@@ -54,7 +54,7 @@ def shared_yunet() -> bytes:
     path = assets.find(assets.ASSETS["yunet"], assets.default_folder())
     if path is None:
         pytest.skip("the face detector's file is not installed (streamer assets install)")
-    return yunet.luma_network(path)
+    return yunet_graph.luma_network(path)
 
 
 @pytest.mark.parametrize("architecture", ["sm86", "sm120"])

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from streamer.detect.yunet import YuNet
 from streamer.errors import ConfigError, EngineError, FrameError
@@ -161,6 +161,17 @@ def test_refuses_files_that_are_no_yunet(tmp_path: Path) -> None:
         YuNet(path)
     path.write_bytes(b"<html>not found</html>")
     with pytest.raises(ConfigError, match=r"model.onnx: not an ONNX file"):
+        YuNet(path)
+    first = np.zeros((16, 3, 3, 3), np.float32)
+    headless = helper.make_graph(
+        [helper.make_node("Conv", ["input", "w"], ["cls_8"], kernel_shape=[3, 3])],
+        "g",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, "h", "w"])],
+        [helper.make_tensor_value_info("cls_8", TensorProto.FLOAT, [1, 16, "h", "w"])],
+        [numpy_helper.from_array(first, "w")],
+    )
+    onnx.save(helper.make_model(headless), path)
+    with pytest.raises(ConfigError, match=r"model.onnx: no YuNet: expected heads"):
         YuNet(path)
     value = helper.make_tensor_value_info("input", TensorProto.FLOAT, [1])
     graph = helper.make_graph([helper.make_node("Relu", ["input"], ["y"])], "g", [value], [value])
