@@ -37,6 +37,8 @@ __all__ = ["Gap", "Received", "Subscriber"]
 _HIGH_WATER_MARK = 10_000  # as many as the publisher keeps: about 25 s of 400 samples a second
 _EVENT_LIMIT = 1 << 20  # bytes; an event has under 1 kB
 _SNAPSHOT_LIMIT = 1 << 26  # bytes; 100,000 tracks
+_RUNS = 8
+"""Runs of which a topic's last number is kept: several daemons may have had it, one by one."""
 _MONITORED = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | HANDSHAKE_FAILED
 
 _ENVELOPE = msgspec.json.Decoder(Envelope[msgspec.Raw])
@@ -52,8 +54,9 @@ class Gap:
     Attributes:
         topic: the topic.
         missing: how many, between the event before and the one that carries the gap.
-        epoch_changed: the publisher was started anew in between; ``missing`` then counts what the
-            new run sent before, and how much the old one still sent is not known.
+        epoch_changed: the publisher was started anew in between, or another one took over;
+            ``missing`` then counts what that run sent before and was not received from it, and how
+            much the old one still sent is not known.
     """
 
     topic: str
@@ -127,8 +130,10 @@ class Subscriber:
         self._keys = keys
         self._connected = False
         self._refused = False
-        self._last: dict[str, tuple[str, int]] = {}
-        self._snapshot_epoch: str | None = None
+        self._last: dict[
+            str, dict[str, int]
+        ] = {}  # by topic and run, the run heard last at the end
+        self._snapshot_epochs: set[str] = set()
         self._context = zmq.Context()
         self._stream = subscribing_socket(
             self._context,
@@ -237,9 +242,13 @@ class Subscriber:
             snapshot = _SNAPSHOT.decode(reply)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise StreamerError(f"{self._snapshot_address}: not a snapshot: {error}") from None
-        self._snapshot_epoch = snapshot.epoch
+        self._snapshot_epochs = {snapshot.epoch}
         for topic, sequence in snapshot.sequences.items():
-            self._last[topic] = (snapshot.epoch, sequence)
+            self._last[topic] = {snapshot.epoch: sequence}
+        for topic, runs in snapshot.epochs.items():
+            self._snapshot_epochs.update(runs)
+            own = {snapshot.epoch: snapshot.sequences.get(topic, 0)}
+            self._last[topic] = {**(own if own[snapshot.epoch] else {}), **runs}
         return snapshot
 
     def close(self) -> None:
@@ -270,11 +279,15 @@ class Subscriber:
         except (ValueError, RecursionError):  # DecodeError and UnicodeDecodeError are ValueErrors
             self.malformed += 1
             return None
-        last = self._last.get(topic)
-        if last is not None and last[0] == envelope.epoch and last[1] >= envelope.sequence:
+        runs = self._last.setdefault(topic, {})
+        seen = runs.get(envelope.epoch)
+        if seen is not None and seen >= envelope.sequence:
             return None
-        self._last[topic] = (envelope.epoch, envelope.sequence)
-        gap = self._gap(topic, last, envelope.epoch, envelope.sequence)
+        gap = self._gap(topic, runs, envelope.epoch, envelope.sequence)
+        runs.pop(envelope.epoch, None)
+        runs[envelope.epoch] = envelope.sequence
+        if len(runs) > _RUNS:
+            del runs[next(iter(runs))]
         return Received(
             topic=topic,
             id=envelope.id,
@@ -289,15 +302,13 @@ class Subscriber:
             raw=raw,
         )
 
-    def _gap(
-        self, topic: str, last: tuple[str, int] | None, epoch: str, sequence: int
-    ) -> Gap | None:
-        if last is None:
-            if epoch != self._snapshot_epoch:
-                return None  # the first of its topic: where it began is not known
-            last = (epoch, 0)  # the snapshot did not have the topic: it began after it, with 1
-        changed = last[0] != epoch
-        missing = sequence - (1 if changed else last[1] + 1)
+    def _gap(self, topic: str, runs: dict[str, int], epoch: str, sequence: int) -> Gap | None:
+        if not runs and epoch not in self._snapshot_epochs:
+            return None  # the first of its topic: where it began is not known
+        # a topic that the snapshot did not have began after it, with 1, as does one of a new run;
+        # a camera that is back with a run that has had it before goes on with that run's numbers
+        missing = max(0, sequence - runs.get(epoch, 0) - 1)
+        changed = bool(runs) and next(reversed(runs)) != epoch
         if not missing and not changed:
             return None
         self.missed += missing

@@ -60,6 +60,7 @@ class SourceReason(StrEnum):
     IO_ERROR = "io_error"
     STOPPED = "stopped"
     WORKER_DIED = "worker_died"
+    NODE_LOST = "node_lost"
 
 
 class SourceError(StreamerError):

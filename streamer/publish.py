@@ -31,13 +31,21 @@ if TYPE_CHECKING:
     from streamer.sockets import Context
     from streamer.stages import Clock
 
-__all__ = ["PublishObserver", "PublishOptions", "Publisher", "check_options"]
+__all__ = [
+    "UNKNOWN_REQUEST",
+    "PublishObserver",
+    "PublishOptions",
+    "Publisher",
+    "authenticator",
+    "check_options",
+    "is_snapshot_request",
+]
 
 _POLL_MS = 500  # an idle loop still shows progress twice a second, well within any watchdog
 _REQUESTS_A_ROUND = 32  # a flood of requests waits while events go out
 _ROUTER_HWM = 64  # requests and replies a peer may have waiting; more are dropped by libzmq
 _INCOMING_LIMIT = 4096  # bytes; the longest honest message is a subscription to one topic
-_UNKNOWN_REQUEST = b'{"error":"unknown request; send: snapshot"}'
+UNKNOWN_REQUEST = b'{"error":"unknown request; send: snapshot"}'
 
 
 class PublishObserver(Protocol):
@@ -237,7 +245,7 @@ class _Loop:
         self._wake = wake
         self.last_progress_ns = clock.monotonic_ns()
         self._context = zmq.Context()
-        self._authenticator = None if keys is None else _authenticator(self._context, keys[1])
+        self._authenticator = None if keys is None else authenticator(self._context, keys[1])
         pair = None if keys is None else keys[0]
         self._stream, self._router = (
             publishing_socket(
@@ -309,11 +317,11 @@ class _Loop:
                 return
             # a REQ socket puts an empty frame between its identity and the request
             head = 2 if frames[1:2] == [b""] else 1
-            if _is_snapshot_request(frames[head:]):
+            if is_snapshot_request(frames[head:]):
                 snapshot = snapshot or self._encode_snapshot()
                 reply = snapshot
             else:
-                reply = _UNKNOWN_REQUEST
+                reply = UNKNOWN_REQUEST
             # to a peer that has gone or does not read, ROUTER drops without blocking
             self._router.send_multipart([*frames[:head], reply], zmq.NOBLOCK)
 
@@ -377,16 +385,16 @@ class _Authorised:
         return domain == ZAP_DOMAIN and key in self._keys
 
 
-def _authenticator(context: Context, clients: frozenset[bytes]) -> ThreadAuthenticator:
-    authenticator = ThreadAuthenticator(context)
-    authenticator.start()
-    authenticator.configure_curve_callback(
-        domain=ZAP_DOMAIN, credentials_provider=_Authorised(clients)
-    )
-    return authenticator
+def authenticator(context: Context, clients: frozenset[bytes]) -> ThreadAuthenticator:
+    """Have a context's sockets refuse every client whose key is not among these; started."""
+    made = ThreadAuthenticator(context)
+    made.start()
+    made.configure_curve_callback(domain=ZAP_DOMAIN, credentials_provider=_Authorised(clients))
+    return made
 
 
-def _is_snapshot_request(body: list[bytes]) -> bool:
+def is_snapshot_request(body: list[bytes]) -> bool:
+    """Tell whether a request, without its envelope, asks for the snapshot."""
     if len(body) != 1:
         return False
     if body[0] == b"snapshot":

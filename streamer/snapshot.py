@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from streamer.envelope import Numbered
 from streamer.events import (
     UNKNOWN,
     CameraOffline,
@@ -17,12 +18,13 @@ from streamer.events import (
     DaemonStarted,
     EmotionChanged,
     EmotionSample,
+    Event,
     FaceLost,
     TrackData,
 )
 
 if TYPE_CHECKING:
-    from streamer.envelope import Numbered
+    from collections.abc import Container
 
 __all__ = ["CameraState", "LastState", "Snapshot", "TrackState"]
 
@@ -70,6 +72,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
         daemon: data of ``daemon.started``; None before it.
         cameras: every camera heard of, in order of names.
         tracks: every face being followed, in order of cameras and numbers.
+        epochs: of each topic that another run than ``epoch`` has published, the last sequence of
+            each such run that is accounted for; a fleet of daemons has one a daemon.
     """
 
     epoch: str
@@ -78,6 +82,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     daemon: DaemonStarted | None = None
     cameras: list[CameraState] = []
     tracks: list[TrackState] = []
+    epochs: dict[str, dict[str, int]] = {}
 
 
 class _Track(msgspec.Struct, kw_only=True):
@@ -117,6 +122,29 @@ class LastState:
             )
         elif isinstance(data, DaemonStarted):
             self._daemon = data
+
+    def seed(self, snapshot: Snapshot, cameras: Container[str], *, monotonic_ns: int) -> None:
+        """Take over what another publisher's snapshot says of some cameras.
+
+        Args:
+            snapshot: what it answered.
+            cameras: the names that count.
+            monotonic_ns: when it came; the samples' ages are taken from here.
+        """
+        for state in snapshot.cameras:
+            if state.camera in cameras:
+                self._cameras[state.camera] = _Camera(state=state)
+        for track in snapshot.tracks:
+            if track.camera in cameras:
+                sample = None
+                if track.sample is not None:
+                    captured_ns = monotonic_ns - round(1e6 * track.sample.latency_ms)
+                    event = Event(data=track.sample, captured_monotonic_ns=captured_ns)
+                    sample = Numbered(
+                        event=event, epoch=snapshot.epoch, topic="", source="", sequence=0, number=0
+                    )
+                camera = self._camera(track.camera)
+                camera.tracks[track.track] = _Track(label=track.label, sample=sample)
 
     def copy(self, *, monotonic_ns: int) -> tuple[list[CameraState], list[TrackState]]:
         """Return the cameras and the tracks as of now, samples with their age."""

@@ -120,6 +120,21 @@ def test_a_new_epoch_is_a_gap_of_its_own(plain: Plain) -> None:
     ]
 
 
+def test_a_camera_that_comes_back_to_a_run_goes_on_with_its_numbers(plain: Plain) -> None:
+    """Behind one address several daemons may have a camera in turn; each counts for itself."""
+    for sequence, epoch in ((6, "a"), (1, "b"), (2, "b"), (7, "a"), (8, "a"), (5, "b"), (8, "a")):
+        plain.say(sequence, epoch=epoch)
+    plain.say(9, epoch="a")
+
+    heard = [plain.hear() for _ in range(7)]
+
+    taken = Gap(topic=TOPIC, missing=0, epoch_changed=True)
+    late = Gap(topic=TOPIC, missing=2, epoch_changed=True)
+    assert [one.gap for one in heard] == [None, taken, None, taken, None, late, taken]
+    assert heard[-1].sequence == 9  # the 8 that came again is not given twice
+    assert plain.subscriber.missed == 2
+
+
 def test_an_event_is_not_given_twice(plain: Plain) -> None:
     """A number that was there already is passed over."""
     for sequence in (3, 3, 2, 4):

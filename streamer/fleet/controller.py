@@ -1,0 +1,414 @@
+"""Who runs which camera: decides it, and sees to it that no camera is ever run twice.
+
+Nothing here knows about sockets, threads or the cluster. Beats go in, orders come out; time is an
+argument. A camera is given to a node only when no other node may be reading it: every other one has
+said that it does not, or its lease is over, by which time its daemon has been killed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from streamer import __version__
+from streamer.errors import ConfigError, StreamerError
+from streamer.fleet.link import Orders, packed
+from streamer.fleet.member import Member
+from streamer.fleet.placement import Camera, Node, place
+from streamer.fleet.settings import Need
+from streamer.fleet.state import Added, Held, State
+from streamer.fleet.status import CameraStatus, NodeStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from streamer import config as configuration
+    from streamer.fleet.link import About, Beat
+    from streamer.fleet.settings import FleetConfig
+
+__all__ = ["Controller", "Counts"]
+
+_SETTLE_S: Final = 4.0
+"""After the first node so long is waited for the others: else the first would get all cameras, to
+give most of them away again."""
+
+
+class Counts(msgspec.Struct, kw_only=True):
+    """What has happened since the start.
+
+    Attributes:
+        moves: cameras that were taken from one node and given to another.
+        losses: cameras whose node's lease ended.
+        fenced: nodes whose lease ended.
+    """
+
+    moves: int = 0
+    losses: int = 0
+    fenced: int = 0
+
+
+class Controller:
+    """Decides; for use by one thread.
+
+    Args:
+        config: the cameras, and what the nodes run.
+        state: what an earlier run of the fleet left.
+        save: keeps the state; raises a StreamerError when it cannot, and nothing is told then.
+        now_s: on the clock of all later calls.
+
+    Attributes:
+        counts: what has happened.
+        lost: cameras that have lost their node since ``take_lost``.
+    """
+
+    def __init__(
+        self, config: FleetConfig, *, state: State, save: Callable[[State], None], now_s: float
+    ) -> None:
+        self.counts = Counts()
+        self._config = config
+        self._save = save
+        self._saved = state
+        self._version = state.version
+        self._lease_s = config.fleet.lease_s
+        self._homes = dict(state.homes)
+        self._added = list(state.added)
+        self._removed = set(state.removed)
+        self._draining = set(state.draining)
+        self._waiting: dict[str, str] = {}
+        ends_s = now_s + max(state.lease_s, config.fleet.lease_s) + 1.0
+        self._members = {node: Member.of(held, ends_s) for node, held in state.held.items()}
+        self._lost: list[tuple[str, str]] = []
+        self._settled_s: float | None = now_s if self._members else None
+        self._expected = 0
+        self._stopping = False
+        self._asked: tuple[list[Node], dict[str, Camera]] | None = None
+        self._needs: dict[str, Camera] = {}
+        self._cameras: dict[str, configuration.Camera] = {}
+        self._list()
+
+    # What the nodes say, and what time does
+
+    def expect(self, nodes: int) -> None:
+        """Take note of how many nodes the cluster has."""
+        self._expected = nodes
+
+    def hear(self, peer: bytes, beat: Beat, now_s: float) -> None:
+        """Take a beat; ``orders`` is the answer."""
+        about = beat.about
+        member = self._members.get(about.node)
+        if member is not None and member.about.run != about.run:
+            self._release(member)  # the new run has the lock: nothing of the old one is left
+            member = None
+        if member is None:
+            member = Member(about, held=frozenset(), lease_end_s=now_s)
+            self._members[about.node] = member
+            if self._settled_s is None:
+                self._settled_s = now_s + _SETTLE_S
+        member.hear(peer, beat, lease_s=self._lease_s, now_s=now_s)
+
+    def plan(self, now_s: float) -> list[tuple[bytes, Orders]]:
+        """Decide anew; return orders that should not wait for a beat.
+
+        Raises:
+            StreamerError: if the state cannot be kept.
+        """
+        for member in list(self._members.values()):
+            if now_s >= member.lease_end_s:
+                self.counts.fenced += 1
+                self._release(member)
+        if not self._settling(now_s):
+            self._place(now_s)
+            given = self._share_out()
+        else:
+            given = []
+        self._keep()
+        return [
+            (member.peer, self._orders(member, 0)) for member in given if member.peer is not None
+        ]
+
+    def answer(self, beat: Beat) -> Orders:
+        """Return the answer to a beat that was heard and planned for."""
+        return self._orders(self._members[beat.about.node], beat.number)
+
+    def take_lost(self) -> list[tuple[str, str]]:
+        """Return the cameras that have lost their node since the last call, with its name."""
+        lost, self._lost = self._lost, []
+        return lost
+
+    def hand_over(self) -> None:
+        """From now on grant long leases: the fleet is going to be restarted."""
+        self._lease_s = self._config.fleet.handover_s
+        self._keep()
+
+    def stop_all(self) -> None:
+        """From now on no camera is to run."""
+        self._stopping = True
+
+    @property
+    def idle(self) -> bool:
+        """Whether no node may be reading any camera."""
+        return not any(member.may_hold for member in self._members.values())
+
+    def _settling(self, now_s: float) -> bool:
+        if self._settled_s is None:
+            return True
+        all_there = 0 < self._expected <= len(self._members)
+        return now_s < self._settled_s and not all_there
+
+    def _release(self, member: Member) -> None:
+        """A node runs nothing any more."""
+        self._lost += [(camera, member.about.name) for camera in sorted(member.may_hold)]
+        self.counts.losses += len(member.may_hold)
+        del self._members[member.about.node]
+
+    def _place(self, now_s: float) -> None:
+        nodes = [self._node(member, now_s) for member in self._named().values()]
+        asked = (nodes, self._needs)
+        if asked == self._asked or self._stopping:
+            return  # placing again what was placed moves nothing
+        before, self._asked = self._homes, asked
+        placed = place(list(self._needs.values()), nodes, before)
+        self._homes, self._waiting = dict(placed.homes), dict(placed.waiting)
+        self.counts.moves += sum(
+            1 for camera, node in self._homes.items() if before.get(camera, node) != node
+        )
+
+    def _named(self) -> dict[str, Member]:
+        """Return the members by name; of two with one name the one that was there first."""
+        found: dict[str, Member] = {}
+        for member in self._members.values():
+            found.setdefault(member.about.name, member)
+        return found
+
+    def _node(self, member: Member, now_s: float) -> Node:
+        about = member.about
+        capacity = self._config.fleet.capacity if about.capacity is None else about.capacity
+        usable = about.version == __version__ and member.fit(now_s)
+        return Node(
+            name=about.name,
+            capacity=capacity if usable else 0.0,
+            labels=about.labels,
+            gpu=about.gpu,
+            draining=about.name in self._draining,
+        )
+
+    def _share_out(self) -> list[Member]:
+        """Give every node its share of what no other node may be reading; return whose changed."""
+        changed = []
+        named = self._named()
+        for member in self._members.values():
+            mine = named.get(member.about.name) is member and not self._stopping
+            others = frozenset[str]().union(
+                *(other.may_hold for other in self._members.values() if other is not member)
+            )
+            cameras = tuple(
+                camera
+                for name, camera in self._cameras.items()
+                if mine and self._homes.get(name) == member.about.name and name not in others
+            )
+            config = (
+                msgspec.structs.replace(self._config.daemon, cameras=cameras) if cameras else None
+            )
+            if member.share is None or member.share.config != config:
+                self._version += 1
+                member.give(self._version, config)
+                changed.append(member)
+        return changed
+
+    def _orders(self, member: Member, number: int) -> Orders:
+        share, beat = member.share, member.beat
+        known = share is None or (beat is not None and beat.version == share.version)
+        if share is not None and share.version > self._saved.version:
+            known = True  # it could not be kept, so it is not told
+        return Orders(
+            number=number,
+            lease_s=self._lease_s,
+            version=0 if share is None else share.version,
+            share=None if share is None or known else packed(share),
+        )
+
+    # What is kept
+
+    def _keep(self) -> None:
+        state = State(
+            version=self._version,
+            lease_s=self._lease_s,
+            homes=self._homes,
+            held={
+                node: Held(about=member.about, cameras=sorted(member.may_hold))
+                for node, member in self._members.items()
+            },
+            added=self._added,
+            removed=sorted(self._removed),
+            draining=sorted(self._draining),
+        )
+        if state != self._saved:
+            self._save(state)
+            self._saved = state
+
+    # What people say
+
+    def reload(self, config: FleetConfig) -> None:
+        """Take a configuration that was read again.
+
+        Raises:
+            ConfigError: if it changes what cannot change while the fleet runs.
+        """
+        old = self._config
+        for table in ("publish", "http", "log"):
+            if getattr(old.daemon, table) != getattr(config.daemon, table):
+                raise ConfigError(f"[{table}] cannot change while running; restart the fleet")
+        fixed = msgspec.structs.replace(
+            config.fleet, cameras=old.fleet.cameras, capacity=old.fleet.capacity
+        )
+        if fixed != old.fleet:
+            raise ConfigError(
+                "[fleet]: only cameras and capacity can change while running; restart the fleet"
+            )
+        self._config = config
+        self._list()
+
+    def add(self, camera: configuration.Camera, need: Need) -> None:
+        """Take one more camera.
+
+        Raises:
+            StreamerError: if there is one of that name.
+        """
+        if camera.name in self._cameras:
+            raise StreamerError(f"{camera.name}: there is a camera of that name; remove it first")
+        self._added.append(Added(camera=camera, need=need))
+        self._list()
+
+    def restore(self, name: str) -> None:
+        """Run a camera of the configuration again that was removed.
+
+        Raises:
+            StreamerError: if there is none.
+        """
+        if name not in self._removed:
+            raise StreamerError(f"{name}: no such camera was removed; give the new one's address")
+        self._removed.discard(name)
+        self._list()
+
+    def remove(self, name: str) -> None:
+        """Run a camera no more.
+
+        Raises:
+            StreamerError: if there is none of that name.
+        """
+        if name not in self._cameras:
+            raise StreamerError(f"{name}: there is no camera of that name")
+        if any(one.camera.name == name for one in self._added):
+            self._added = [one for one in self._added if one.camera.name != name]
+        else:
+            self._removed.add(name)
+        self._list()
+
+    def drain(self, name: str, *, back: bool = False) -> None:
+        """Empty a node and give it nothing more, or take it back.
+
+        Raises:
+            StreamerError: if there is none of that name.
+        """
+        known = {member.about.name for member in self._members.values()} | self._draining
+        if name not in known:
+            raise StreamerError(
+                f"{name}: there is no node of that name; there are: {', '.join(sorted(known))}"
+            )
+        (self._draining.discard if back else self._draining.add)(name)
+
+    def _list(self) -> None:
+        """List the cameras that are to run, and what each needs."""
+        config, fleet = self._config.daemon, self._config.fleet
+        configured = {camera.name: camera for camera in config.cameras}
+        self._removed &= configured.keys()
+        self._added = [one for one in self._added if one.camera.name not in configured]
+        self._cameras = {
+            **{name: one for name, one in configured.items() if name not in self._removed},
+            **{one.camera.name: one.camera for one in self._added},
+        }
+        needs = {**fleet.cameras, **{one.camera.name: one.need for one in self._added}}
+        self._needs = {}
+        for name in self._cameras:
+            need = needs.get(name, Need())
+            self._needs[name] = Camera(
+                name=name, cost=need.cost, needs=dict(need.needs), gpu=need.gpu
+            )
+
+    # What others ask
+
+    @property
+    def cameras(self) -> Sequence[str]:
+        """The names of all that are to run."""
+        return tuple(self._cameras)
+
+    @property
+    def places(self) -> dict[str, About]:
+        """Every node that has a lease, by the cluster's name of it."""
+        return {node: member.about for node, member in self._members.items()}
+
+    @property
+    def owners(self) -> dict[str, str]:
+        """The node, by the cluster's name of it, that is to run a camera."""
+        return {camera: node for node, member in self._members.items() for camera in member.shared}
+
+    def nodes(self, now_s: float) -> list[NodeStatus]:
+        """Tell about every node."""
+        named = self._named()
+        found = []
+        for member in self._members.values():
+            about, beat = member.about, member.beat
+            node = self._node(member, now_s)
+            here = sorted(c for c, home in self._homes.items() if home == about.name)
+            found.append(
+                NodeStatus(
+                    name=about.name,
+                    node=about.node,
+                    host=about.host,
+                    state=self._node_state(member, named, now_s),
+                    daemon="unknown" if beat is None else beat.daemon,
+                    cameras=here,
+                    load=sum(self._needs[c].cost for c in here if c in self._needs),
+                    capacity=node.capacity,
+                    labels=about.labels,
+                    gpu=about.gpu,
+                    http=about.http,
+                    lease_s=round(max(0.0, member.lease_end_s - now_s), 1),
+                    error="" if beat is None else beat.error,
+                )
+            )
+        return sorted(found, key=lambda one: one.name)
+
+    def _node_state(self, member: Member, named: dict[str, Member], now_s: float) -> str:
+        about = member.about
+        silent_s = self._lease_s - (member.lease_end_s - now_s) + 1.0
+        if member.beat is None or silent_s > self._lease_s / 2:
+            return "silent"
+        if about.version != __version__:
+            return f"has version {about.version}"
+        if named.get(about.name) is not member:
+            return "waits for one of the same name"
+        if not member.fit(now_s):
+            return "unfit"
+        return "draining" if about.name in self._draining else "ready"
+
+    def camera_states(self) -> list[CameraStatus]:
+        """Tell about every camera."""
+        return [self._camera_state(name) for name in self._cameras]
+
+    def _camera_state(self, name: str) -> CameraStatus:
+        home = self._homes.get(name, "")
+        holders = [m for m in self._members.values() if name in m.may_hold]
+        owner = next((m for m in holders if name in m.shared), None)
+        if owner is None:
+            if holders:
+                names = ", ".join(m.about.name for m in holders)
+                return CameraStatus(name=name, node=home, state="moving", reason=f"from {names}")
+            reason = self._waiting.get(name, "the nodes are not all there yet")
+            return CameraStatus(name=name, node=home, state="waiting", reason=reason)
+        beat = owner.beat
+        if beat is not None and name in beat.refused:
+            return CameraStatus(name=name, node=home, state="refused", reason=beat.refused[name])
+        running = beat is not None and beat.daemon == "running" and owner.settled
+        return CameraStatus(name=name, node=home, state="running" if running else "starting")
