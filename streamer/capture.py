@@ -21,6 +21,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from streamer import reach
+from streamer.burst import Burst, Times
 from streamer.errors import SourceError, SourceReason
 from streamer.faults import fault_of
 from streamer.source import CaptureOptions, Continuity, DiscardReason, SourceInfo
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
     from streamer.stages import Clock
-    from streamer.types import BGR, U8, ClockName
+    from streamer.types import BGR, U8
 
 __all__ = ["CaptureOptions", "MediaSource", "luma_of", "open_source"]
 
@@ -101,6 +102,7 @@ def open_source(
     interrupt: threading.Event | None = None,
     continuity: Continuity | None = None,
     on_discard: Callable[[DiscardReason], None] = lambda _reason: None,
+    wanted_s: Callable[[], float] = lambda: float("-inf"),
 ) -> MediaSource:
     """Open a camera, a device or a file.
 
@@ -111,6 +113,8 @@ def open_source(
             that FFmpeg is in cannot be broken off: it ends at its deadline.
         continuity: numbers and media time go on from here, and are written back.
         on_discard: told of each picture that is thrown away.
+        wanted_s: tells the media time from which on a picture is wanted, seconds; earlier ones are
+            decoded a little later, together, see ``streamer.burst``.
 
     Raises:
         SourceError: with the typed reason; its text is free of credentials.
@@ -132,6 +136,7 @@ def open_source(
         interrupt=interrupt or threading.Event(),
         continuity=continuity or Continuity(),
         on_discard=on_discard,
+        wanted_s=wanted_s,
     )
 
 
@@ -154,12 +159,14 @@ class MediaSource:
         interrupt: threading.Event,
         continuity: Continuity,
         on_discard: Callable[[DiscardReason], None],
+        wanted_s: Callable[[], float],
     ) -> None:
         self._options = options
         self._clock = clock
         self._interrupt = interrupt
         self._continuity = continuity
         self._on_discard = on_discard
+        self._wanted_s = wanted_s
         kind, container, stream = opened
         self.info = _info(kind, container, stream, options)
         self._packets: Iterator[Packet[VideoStream]] = iter(())
@@ -189,7 +196,7 @@ class MediaSource:
                 picture = self._decoded.popleft()
                 if self._is_clean(picture):
                     return self._frame(picture)
-            self._decode(self._next_packet())
+            self._take(self._next_packet())
 
     def close(self) -> None:
         """Release the decoder and the connection; may be called twice."""
@@ -200,6 +207,9 @@ class MediaSource:
     def _begin(self, container: InputContainer, stream: VideoStream) -> None:
         self._container = container
         self._packets = container.demux(stream)
+        self._decoder = stream.codec_context
+        self._tick_s = float(stream.time_base or 0)
+        self._burst: Burst[Packet[VideoStream]] = Burst(self._wanted_s)
         self._decoded: deque[VideoFrame] = deque()
         self._synced = False
         self._key_pts: int | None = None  # of the first keyframe that was decoded
@@ -249,6 +259,23 @@ class MediaSource:
                 raise self._error(SourceReason.STOPPED, "asked to stop")
             raise self._error(SourceReason.TIMEOUT, f"no picture within {timeout_s:g} s")
 
+    def _take(self, packet: Packet[VideoStream]) -> None:
+        """Decode a packet, with those kept before it; or keep it, if its picture is not wanted."""
+        pts = packet.pts
+        paced = self.info.live or self._options.realtime
+        # Where pictures come out in another order, which one is next is known too late.
+        in_order = self._synced and not self._decoder.has_b_frames
+        if paced and in_order and pts is not None:
+            if self._burst.add(packet, pts, self._times(pts * self._tick_s)):
+                self._decode_kept()
+            return
+        self._decode_kept()
+        self._decode(packet)
+
+    def _decode_kept(self) -> None:
+        for packet in self._burst.take():
+            self._decode(packet)
+
     def _decode(self, packet: Packet[VideoStream]) -> None:
         """Decode; a few broken packets are passed over, many in a row end the stream."""
         try:
@@ -283,23 +310,22 @@ class MediaSource:
         return pts is not None and key_pts is not None and pts >= key_pts
 
     def _frame(self, picture: VideoFrame) -> Frame:
-        times = self._live_times if self.info.live else self._file_times
-        arrival_ns, media_s, captured_ns, clock = times(picture.time)
+        times = self._burst.times_of(picture.pts) or self._times(picture.time)
         luma_HW = self._luma(picture)
         turns = round(picture.rotation / 90) % 4 if picture.rotation else 0
         if turns:  # phone videos; OpenCV and the runtimes need rows in order, hence the copy
             luma_HW = np.ascontiguousarray(np.rot90(luma_HW, turns))
             luma_HW.flags.writeable = False
         self._continuity.seq += 1
-        self._continuity.media_s = media_s
+        self._continuity.media_s = times.media_s
         return Frame(
             camera=self._options.camera,
             seq=self._continuity.seq,
             luma_HW=luma_HW,
-            captured_ns=captured_ns,
-            monotonic_ns=arrival_ns,
-            media_s=media_s,
-            clock=clock,
+            captured_ns=times.captured_ns,
+            monotonic_ns=times.arrival_ns,
+            media_s=times.media_s,
+            clock=times.clock,
             picture=_Picture(picture, turns),
         )
 
@@ -312,8 +338,11 @@ class MediaSource:
                 f"pictures of the format {picture.format.name} cannot be read",
             ) from None
 
-    def _live_times(self, pts_s: float | None) -> tuple[int, float, int, ClockName]:
-        """Return arrival, media time, time of capture and its clock, of a camera's frame."""
+    def _times(self, pts_s: float | None) -> Times:
+        return self._live_times(pts_s) if self.info.live else self._file_times(pts_s)
+
+    def _live_times(self, pts_s: float | None) -> Times:
+        """Place what came from a camera just now."""
         if self._timeless:
             pts_s = None
         arrival_ns, wall_ns = self._clock.monotonic_ns(), self._clock.time_ns()
@@ -321,18 +350,18 @@ class MediaSource:
         start_us = self._container.start_time_realtime
         camera_ns = self._rtcp.captured_ns(start_us, pts_s, host_ns=wall_ns, jumps=self._live.jumps)
         if camera_ns is None:
-            return arrival_ns, media_s, wall_ns, "host"
-        return arrival_ns, media_s, camera_ns, "rtcp"
+            return Times(arrival_ns, media_s, wall_ns, "host")
+        return Times(arrival_ns, media_s, camera_ns, "rtcp")
 
-    def _file_times(self, pts_s: float | None) -> tuple[int, float, int, ClockName]:
-        """Wait until a paced frame is due; return the same of a file's frame."""
+    def _file_times(self, pts_s: float | None) -> Times:
+        """Wait until the next of a paced file is due, and place it."""
         media_s = self._file.place(pts_s)
         if self._options.realtime:
             wait_s = self._pacer.wait_s(media_s, self._clock.monotonic_ns())
             if wait_s > 0 and self._interrupt.wait(wait_s):
                 raise self._error(SourceReason.STOPPED, "asked to stop")
         captured_ns = self._file_epoch_ns + int(media_s * NS)
-        return self._clock.monotonic_ns(), media_s, captured_ns, "pts"
+        return Times(self._clock.monotonic_ns(), media_s, captured_ns, "pts")
 
     def _error(self, reason: SourceReason, words: str) -> SourceError:
         return SourceError(reason, f"{self._options.place}: {words}")

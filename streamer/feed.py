@@ -60,6 +60,7 @@ class Opener(Protocol):
         interrupt: threading.Event | None,
         continuity: Continuity | None,
         on_discard: Callable[[DiscardReason], None],
+        wanted_s: Callable[[], float],
     ) -> OpenedSource:
         """Open a source or raise SourceError."""
         ...
@@ -249,6 +250,7 @@ class CameraFeed:
                 interrupt=self._stop,
                 continuity=self._continuity,
                 on_discard=self._observer.discarded,
+                wanted_s=lambda: self._mailbox.due_s,
             )
             self._progress_ns = self._clock.monotonic_ns()
             first = source.read()

@@ -97,7 +97,7 @@ class _Network:
             numpy_helper.from_array(np.array([1, sum(n for _, n in _HEADS), -1]), "anchors_shape")
         )
         self._graph.node.extend(nodes)
-        shape = [1, sum(n for _, n in _HEADS), "A"]
+        shape: list[str | int | None] = [1, sum(n for _, n in _HEADS), "A"]
         del self._graph.output[:]
         self._graph.output.append(helper.make_tensor_value_info(ANCHORS, TensorProto.FLOAT, shape))
 

@@ -371,3 +371,46 @@ def test_a_device_that_is_no_camera_is_refused() -> None:
         open_source(CaptureOptions(camera="a", url="/dev/null"), SystemClock())
     assert caught.value.reason is SourceReason.NOT_FOUND
     assert "not a video device" in str(caught.value)
+
+
+def test_unwanted_pictures_are_decoded_together(tmp_path: Path) -> None:
+    """Each keeps its own arrival, number and media time; none is lost, at the end either."""
+    clip = make(tmp_path / "a.mp4", "-pix_fmt", "yuv420p", "-bf", "0", "-g", "10")
+    plain = opened(clip)
+    expected, _ = read_all(plain)
+    source = open_source(
+        CaptureOptions(camera="a", url=str(clip)), SystemClock(), wanted_s=lambda: float("inf")
+    )
+    frames, returned_s = [], []
+    for _ in expected:
+        frames.append(source.read())
+        returned_s.append(time.monotonic())
+    with pytest.raises(SourceError, match="ended"):
+        source.read()
+    source.close()
+    assert [frame.seq for frame in frames] == list(range(1, 26))
+    for frame, alone in zip(frames, expected, strict=True):
+        np.testing.assert_array_equal(frame.luma_HW, alone.luma_HW)
+    arrivals_s = np.array([frame.monotonic_ns for frame in frames]) / 1e9
+    media_s = np.array([frame.media_s for frame in frames])
+    np.testing.assert_allclose(np.diff(media_s), 0.04, atol=1e-6)
+    assert (np.diff(arrivals_s) > 0.02).mean() > 0.8  # one by one, at their own pace
+    assert (np.diff(returned_s) < 0.02).mean() > 0.8  # in a few goes
+    assert (arrivals_s <= returned_s).all()
+
+
+def test_a_wanted_picture_is_decoded_at_once(tmp_path: Path) -> None:
+    """The reader gives out what waited as soon as a picture is wanted, up to it."""
+    clip = make(tmp_path / "a.mp4", "-pix_fmt", "yuv420p", "-bf", "0")
+    due_s = float("-inf")
+    source = open_source(
+        CaptureOptions(camera="a", url=str(clip)), SystemClock(), wanted_s=lambda: due_s
+    )
+    first = source.read()
+    due_s = first.media_s + 0.16 - 1e-6
+    frames = [source.read() for _ in range(4)]
+    now_ns = time.monotonic_ns()
+    source.close()
+    assert frames[-1].media_s == pytest.approx(first.media_s + 0.16)
+    assert now_ns - frames[0].monotonic_ns > 100_000_000
+    assert now_ns - frames[-1].monotonic_ns < now_ns - frames[0].monotonic_ns - 80_000_000

@@ -104,6 +104,7 @@ class Script:
         interrupt: threading.Event | None,
         continuity: Continuity | None,
         on_discard: Callable[[DiscardReason], None],  # noqa: ARG002
+        wanted_s: Callable[[], float],  # noqa: ARG002
     ) -> ScriptedSource:
         """Play the next act."""
         assert interrupt is not None
