@@ -69,28 +69,40 @@ def synthesize(
         list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a value.")
     ] = [],  # noqa: B006 - typer copies it
     seeds: Annotated[int, typer.Option("--seeds", help="Pairs of runs, three or more.")] = 3,
+    leave_out: LeaveOut = [],  # noqa: B006 - typer copies it
     threads: Threads = 2,
 ) -> None:
     """Make faces for small classes, and keep them only if training with them proves better."""
-    import msgspec
     import torch
 
     from training import recipes
     from training.data import cache
     from training.gate import gate
+    from training.gate_page import write_page, write_picture
     from training.inputs import faces_of
-    from training.synthesize import make
+    from training.synthesize import GanConfig, make, sample_sheet
 
     torch.set_num_threads(threads)
-    faces = faces_of(data, [])
+    faces, other = faces_of(data, []), faces_of(unseen, leave_out)
     config = recipes.changed(recipes.recipe(recipe), set_)
-    made = make(kind, faces, class_, count=count, steps=steps, seed=config.seed)
+    gan = GanConfig(steps=steps, bfloat16=config.bfloat16, seed=config.seed)
+
+    def told(step: int, critic: float, generator: float) -> None:
+        line = f"step {step}/{steps}: critic {critic:.3f}, generator {generator:.3f}"
+        typer.echo(line, err=True)
+
+    made = make(kind, faces, class_, count=count, gan=gan, report=told)
     cache.save(out / "made.npz", made, [])
-    verdict = gate(config, faces, made, faces_of(unseen, []), out, seeds=tuple(range(seeds)))
-    (out / "verdict.json").write_bytes(msgspec.json.format(msgspec.json.encode(verdict), indent=1))
+    write_picture(out / "sheet.png", sample_sheet(made))
+    typer.echo(f"{out / 'sheet.png'}: some of the {len(made)} faces that were made")
+    chosen = tuple(range(seeds))
+    verdict = gate(config, faces, made, other, out, seeds=chosen, report=typer.echo)
+    what = f"{len(made)} faces of {', '.join(class_)} by {kind}"
+    write_page(out / "verdict.html", what, verdict, sample_sheet(made))
     typer.echo("accepted" if verdict.accepted else "rejected")
     for reason in verdict.reasons:
         typer.echo(f"  {reason}")
+    typer.echo(f"{out / 'verdict.html'}: written")
 
 
 @app.command()
@@ -143,7 +155,8 @@ def evaluate(
     for r in results:
         s = r.scores
         typer.echo(
-            f"{r.dataset}, {r.split}, {r.framing}: n {s.n}, accuracy {s.accuracy.value:.3f} "
+            f"{r.dataset}, {r.split}, {r.framing}, classes {r.view}: n {s.n}, "
+            f"accuracy {s.accuracy.value:.3f} "
             f"({s.accuracy.low:.3f} to {s.accuracy.high:.3f}), UAR {s.uar.value:.3f} "
             f"({s.uar.low:.3f} to {s.uar.high:.3f}), macro F1 {s.macro_f1.value:.3f}"
         )

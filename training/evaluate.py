@@ -74,13 +74,27 @@ class Scores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """Scores of one set in one framing; ``ece_before`` is without the temperature."""
+    """Scores of one set in one framing.
+
+    Attributes:
+        dataset, split, framing: of what.
+        scores: what was measured.
+        ece_before: calibration error without the temperature.
+        left_out: a class whose pictures and whose answer are left out; empty: none. Corpora that
+            differ in their classes, and networks with fewer, are compared in such a view alone.
+    """
 
     dataset: str
     split: str
     framing: str
     scores: Scores
     ece_before: float
+    left_out: str = ""
+
+    @property
+    def view(self) -> str:
+        """Return in words what there was to choose from."""
+        return f"7, no {self.left_out}" if self.left_out else "8"
 
 
 def softmax(logits_NK: F32) -> F32:

@@ -22,6 +22,7 @@ from training.evaluate import confusion, from_confusion
 from training.train import averaged_model, fit, predict
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -59,6 +60,7 @@ class Verdict:
         reasons: one line a condition that does not.
         gain, gain_low: mean gain of macro F1 on validation and its one-sided 95 % lower bound.
         unseen_gain, unseen_gain_low: the same on the unseen corpus.
+        plain, helped: figures of each seed, without the synthetic pictures and with them.
     """
 
     accepted: bool
@@ -67,6 +69,8 @@ class Verdict:
     gain_low: float
     unseen_gain: float
     unseen_gain_low: float
+    plain: list[Figures]
+    helped: list[Figures]
 
 
 def gate(
@@ -77,6 +81,7 @@ def gate(
     out: Path,
     *,
     seeds: tuple[int, ...] = (0, 1, 2),
+    report: Callable[[str], None] = lambda _: None,
 ) -> Verdict:
     """Train with and without synthetic pictures and decide.
 
@@ -88,6 +93,7 @@ def gate(
         unseen: a corpus never trained on.
         out: a directory a run.
         seeds: of the pairs.
+        report: told each run.
 
     Raises:
         ConfigError: when there are fewer than three seeds, or a synthetic picture is not meant
@@ -104,8 +110,10 @@ def gate(
     for seed in seeds:
         run = replace(config, seed=seed)
         plain.append(_figures(run, faces, faces, unseen, out / f"real-{seed}"))
+        report(_line(f"seed {seed}, real alone", plain[-1]))
         more = replace(run, epochs=shorter)
         helped.append(_figures(more, both, faces, unseen, out / f"synthetic-{seed}"))
+        report(_line(f"seed {seed}, with synthetic", helped[-1]))
     return judge(plain, helped)
 
 
@@ -136,7 +144,13 @@ def judge(plain: list[Figures], helped: list[Figures]) -> Verdict:
         gain_low=low,
         unseen_gain=unseen_gain,
         unseen_gain_low=unseen_low,
+        plain=plain,
+        helped=helped,
     )
+
+
+def _line(what: str, found: Figures) -> str:
+    return f"{what}: macro F1 {found.macro_f1:.4f}, unseen {found.unseen_f1:.4f}"
 
 
 def _bound(gains_S: NDArray[np.float64]) -> tuple[float, float]:

@@ -108,12 +108,14 @@ def model_sections(
     out = []
     if log:
         out.append(Section(title="Training", plots=[("Loss and validation", _curves(log))]))
-    header = ("data", "split", "framing", "n", "accuracy", "UAR", "macro F1", "NLL", "Brier", "ECE")
+    figures = ("n", "accuracy", "UAR", "macro F1", "NLL", "Brier", "ECE")
+    header = ("data", "split", "framing", "classes", *figures)
     rows = [
         (
             m.dataset,
             m.split,
             m.framing,
+            m.view,
             str(m.scores.n),
             *(
                 f"{100 * i.value:.1f} ({100 * i.low:.1f}–{100 * i.high:.1f})"
@@ -130,6 +132,8 @@ def model_sections(
     )
     out.append(Section(title="Accuracy", text=note, header=header, rows=rows))
     for m in measured:
+        if m.left_out:
+            continue
         title = f"{m.dataset}, {m.split}, {m.framing}"
         each = [
             (name, str(m.scores.support[name]), f"{100 * v:.1f}", f"{100 * m.scores.f1[name]:.1f}")
@@ -182,7 +186,7 @@ def seeds_section(found: list[Summary]) -> Section:
     """Return the section about several runs of one recipe."""
     rows = [
         (
-            f"{s.dataset}, {s.split}, {s.framing}",
+            f"{s.dataset}, {s.split}, {s.framing}, classes {s.view}",
             s.figure,
             str(s.runs),
             f"{s.mean:.4f}",

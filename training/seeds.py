@@ -21,7 +21,7 @@ class Summary:
     """One figure over several runs.
 
     Attributes:
-        dataset, split, framing: of what.
+        dataset, split, framing, view: of what.
         figure: its name.
         runs: how many.
         mean: of them.
@@ -34,6 +34,7 @@ class Summary:
     dataset: str
     split: str
     framing: str
+    view: str
     figure: str
     runs: int
     mean: float
@@ -66,6 +67,7 @@ def _summary(first: Measured, figure: str, values: np.ndarray) -> Summary:
         dataset=first.dataset,
         split=first.split,
         framing=first.framing,
+        view=first.view,
         figure=figure,
         runs=n,
         mean=mean,

@@ -2,7 +2,7 @@
 
 Whether such pictures help is decided by ``training.gate``, never assumed.
 
-Legend: N faces, B batch, H W pixels, K classes, Z latent.
+Legend: N faces, P pairs of a face and a class, B batch, H W pixels, K classes, Z latent.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from streamer.errors import ConfigError
 from training.augment import AugmentConfig, augment, framings
 from training.data.faces import CLASSES, FaceSet
 from training.data.labels import majority
+from training.optim import Average
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +35,7 @@ __all__ = [
     "draw",
     "make",
     "morphs",
+    "sample_sheet",
     "synthetic_set",
     "train_gan",
 ]
@@ -52,14 +54,25 @@ class GanConfig:
         steps: of the generator; the critic takes one for each.
         batch: pictures a step.
         lr: of both, Adam with betas 0 and 0.9 as in the source.
+        share: of its votes from which a face is an example of a class. A rare class has few faces
+            that most people agree on (FER+'s train split: disgust 46, contempt 78), and five times
+            as many that two fifths of them see it in.
+        shift: the critic sees every picture, real or made, moved by up to this share of its side
+            and under another light, so that it cannot learn a few faces by heart.
+        average: of the generator's weights; the pictures are drawn with it.
+        bfloat16: see ``TrainConfig``.
         seed: of everything.
     """
 
     latent: int = 64
-    width: int = 32
+    width: int = 24
     steps: int = 6000
     batch: int = 64
     lr: float = 2e-4
+    share: float = 0.4
+    shift: float = 0.125
+    average: float = 0.995
+    bfloat16: bool = False
     seed: int = 0
 
 
@@ -121,7 +134,7 @@ class Critic(nn.Module):
 def train_gan(
     faces: FaceSet, config: GanConfig, report: Callable[[int, float, float], None] = lambda *_: None
 ) -> Generator:
-    """Train on the clearly labelled pictures of the train split, classes drawn alike.
+    """Train on the train split's examples of every class, classes drawn alike.
 
     Args:
         faces: with a split "train".
@@ -132,40 +145,80 @@ def train_gan(
         The generator, in evaluation mode.
 
     Raises:
-        ConfigError: when pictures are not 48 px, or none is clear.
+        ConfigError: when pictures are not 48 px, or none is an example of a class.
     """
-    labels, images = _clear_train(faces)
+    images, rows_P, labels_P = _examples(faces, config.share)
     if images.shape[1:] != (_SIDE, _SIDE):
         raise ConfigError(f"the GAN draws {_SIDE} px faces, the set has {images.shape[1:]}")
     torch.manual_seed(config.seed)
     random = torch.Generator().manual_seed(config.seed)
     generator, critic = Generator(config).train(), Critic(config).train()
+    for network in (generator, critic):
+        # Channels last: a step then takes 0.78 of the time on a CPU (measured).
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = Average(generator, config.average)
     betas = (0.0, 0.9)
     generator_optimizer = torch.optim.Adam(generator.parameters(), config.lr, betas)
     critic_optimizer = torch.optim.Adam(critic.parameters(), config.lr, betas)
-    weights = torch.from_numpy(1.0 / np.bincount(labels, minlength=len(CLASSES))[labels])
-    pixels, classes = torch.from_numpy(images), torch.from_numpy(labels)
+    weights = torch.from_numpy(1.0 / np.bincount(labels_P, minlength=len(CLASSES))[labels_P])
+    pixels, rows, classes = map(torch.from_numpy, (images, rows_P, labels_P))
     for step in range(config.steps):
-        rows = torch.multinomial(weights, config.batch, replacement=True, generator=random)
-        real = pixels[rows][:, None].float() / 255.0
+        pairs = torch.multinomial(weights, config.batch, replacement=True, generator=random)
+        real = pixels[rows[pairs]][:, None].float() / 255.0
         flip = torch.rand(config.batch, 1, 1, 1, generator=random) < 0.5  # noqa: PLR2004
         real = torch.where(flip, real.flip(3), real)
-        wanted = classes[rows]
+        wanted = classes[pairs]
         noise = torch.randn(config.batch, config.latent, generator=random)
-        made = generator(noise, wanted)
-        # Hinge losses, as in the source.
-        told = F.relu(1.0 - critic(real, wanted)) + F.relu(1.0 + critic(made.detach(), wanted))
-        critic_loss = told.mean()
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
+            made = generator(noise, wanted).float()
+            # Hinge losses, as in the source.
+            for_real = critic(_unsettled(real, config.shift, random), wanted)
+            for_made = critic(_unsettled(made.detach(), config.shift, random), wanted)
+            critic_loss = (F.relu(1.0 - for_real) + F.relu(1.0 + for_made)).mean()
         critic_optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(critic_loss)
         critic_optimizer.step()
-        generator_loss = -critic(made, wanted).mean()
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
+            generator_loss = -critic(_unsettled(made, config.shift, random), wanted).mean()
         generator_optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(generator_loss)
         generator_optimizer.step()
+        average.update(generator)
         if step % 100 == 0:
             report(step, float(critic_loss.detach()), float(generator_loss.detach()))
+    average.settle(generator)
+    generator.load_state_dict(average.state)
     return generator.eval()
+
+
+def _examples(faces: FaceSet, share: float) -> tuple[U8, I64, I64]:
+    """Return the train split's pictures, and every (row, class) with that share of the votes."""
+    train = faces.part("train")
+    total = np.maximum(train.votes_NK.sum(axis=1) + train.other_N, 1e-6)[:, None]
+    rows, labels = np.nonzero(train.votes_NK / total >= share)
+    if len(rows) == 0:
+        raise ConfigError("the face set has no labelled picture in its split 'train'")
+    return train.images_NHW, rows.astype(np.int64), labels.astype(np.int64)
+
+
+def _unsettled(x_B1HW: Tensor, shift: float, random: torch.Generator) -> Tensor:
+    """Change light and contrast and move each picture, in a way that gradients go through.
+
+    Source: Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN Training",
+    arXiv 2006.10738.
+    """
+    if shift == 0.0:
+        return x_B1HW
+    n, _, height, width = x_B1HW.shape
+    light, contrast = torch.rand(2, n, 1, 1, 1, generator=random)
+    mean = x_B1HW.mean(dim=(2, 3), keepdim=True)
+    x = (x_B1HW - mean) * (0.5 + contrast) + mean + 0.5 * (light - 0.5)
+    pad = max(1, round(shift * height))
+    padded = F.pad(x, (pad, pad, pad, pad))
+    top, left = torch.randint(0, 2 * pad + 1, (2, n, 1), generator=random)
+    down, right = top + torch.arange(height), left + torch.arange(width)
+    batch = torch.arange(n)[:, None, None]
+    return padded[batch, 0, down[:, :, None], right[:, None, :]][:, None]
 
 
 @torch.no_grad()
@@ -215,7 +268,13 @@ def morphs(faces: FaceSet, labels_N: I64, warp: AugmentConfig, seed: int) -> U8:
 
 
 def make(
-    kind: str, faces: FaceSet, classes: list[str], *, count: int, steps: int, seed: int
+    kind: str,
+    faces: FaceSet,
+    classes: list[str],
+    *,
+    count: int,
+    gan: GanConfig,
+    report: Callable[[int, float, float], None] = lambda *_: None,
 ) -> FaceSet:
     """Make ``count`` faces of each class named.
 
@@ -224,8 +283,8 @@ def make(
         faces: the real ones.
         classes: names out of ``CLASSES``.
         count: pictures a class.
-        steps: of the GAN's training.
-        seed: of everything.
+        gan: how it is trained; its seed is taken for morphs too.
+        report: see ``train_gan``.
 
     Raises:
         ConfigError: when the kind or a class is not known.
@@ -237,10 +296,9 @@ def make(
     labels = np.repeat([CLASSES.index(name) for name in classes], count).astype(np.int64)
     if kind == "morph":
         warp = AugmentConfig(recut=1.0, mixup=0.0, erase=0.0, light=0.0, noise=0.0, jpeg=0.0)
-        return synthetic_set(morphs(faces, labels, warp, seed), labels)
+        return synthetic_set(morphs(faces, labels, warp, gan.seed), labels)
     if kind == "gan":
-        config = GanConfig(steps=steps, seed=seed)
-        return synthetic_set(draw(train_gan(faces, config), config, labels), labels)
+        return synthetic_set(draw(train_gan(faces, gan, report), gan, labels), labels)
     raise ConfigError(f"kind {kind!r}: choose gan or morph")
 
 
@@ -250,6 +308,21 @@ def synthetic_set(images_NHW: U8, labels_N: I64) -> FaceSet:
     made = FaceSet.of(images_NHW, labels_N, np.full(n, "train", dtype="<U5"))
     names = np.array([f"made-{i:06d}" for i in range(n)], np.str_)
     return made.named(names, names)
+
+
+def sample_sheet(made: FaceSet, columns: int = 12) -> U8:
+    """Lay the first made faces of each class out in a row, classes in their order.
+
+    Returns:
+        uint8 (rows, columns) pixels, one after the other without gaps.
+    """
+    labels = made.votes_NK.argmax(axis=1)
+    h, w = made.images_NHW.shape[1:]
+    out = np.full((len(np.unique(labels)) * h, columns * w), 255, np.uint8)
+    for line, k in enumerate(np.unique(labels)):
+        for place, row in enumerate(np.flatnonzero(labels == k)[:columns]):
+            out[line * h : (line + 1) * h, place * w : (place + 1) * w] = made.images_NHW[row]
+    return out
 
 
 def _clear_train(faces: FaceSet) -> tuple[I64, U8]:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import cv2
+import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -49,8 +51,12 @@ def test_fit_resume_evaluate_export(
     code, _, errors = train("evaluate", best, *given, "--out", str(scored), capsys=capsys)
     assert code == 0, errors
     scores = json.loads(scored.read_text())
-    assert [row["framing"] for row in scores] == ["as published", "eye-aligned"]
-    assert scores[0]["scores"]["n"] == 32
+    views = [(row["framing"], row["left_out"], row["scores"]["n"]) for row in scores]
+    assert views == [
+        (framing, gone, n)
+        for framing in ("as published", "eye-aligned")
+        for gone, n in (("", 32), ("contempt", 28))
+    ]
 
     more = ("--unseen", f"other={data}", "--stills", "16", "--name", "small", "--head", "gru")
     out = tmp_path / "bundle"
@@ -64,8 +70,41 @@ def test_fit_resume_evaluate_export(
     assert bundle.manifest.temporal.kind == "gru"
     measured = {(m.dataset, m.name) for m in bundle.manifest.metrics}
     assert {("FER+", "uar"), ("other", "accuracy")} <= measured
+    of = {(m.dataset, m.split, m.name): m for m in bundle.manifest.metrics}
+    assert of["other", "all, eye-aligned, without contempt", "accuracy"].n == 28 + 28 + 112
     assert all(m.date and m.split for m in bundle.manifest.metrics)
     assert "One seed" in (out / bundles.MODEL_CARD).read_text()
+
+
+def test_synthetic_faces_get_a_verdict_and_a_sheet(
+    tmp_path: Path, faces: FaceSet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Faces are made, shown a row a class, and judged in pairs of runs, each with its figures."""
+    data, out = tmp_path / "faces.npz", tmp_path / "made"
+    cache.save(data, faces, [])
+    given = ("--data", str(data), "--unseen", str(data), "--class", "fear", "--class", "disgust")
+    small = ("--count", "3", "--steps", "2", "--recipe", "smoke", "--threads", "1")
+    gone = ("--set", "epochs=1", "--leave-out", faces.group_N[0])
+    code, said, errors = train(
+        "synthesize", "gan", *given, *small, *gone, "--out", str(out), capsys=capsys
+    )
+    assert code == 0, errors
+    assert "step 0/2" in errors
+    assert "seed 2, with synthetic: macro F1" in said
+    sheet = cv2.imread(str(out / "sheet.png"), cv2.IMREAD_GRAYSCALE)
+    assert sheet is not None
+    assert sheet.shape == (2 * 48, 12 * 48)
+    assert (sheet[:, 3 * 48 :] == 255).all(), "three of each class, then paper"
+    made = cache.load(out / "made.npz").faces
+    np.testing.assert_array_equal(sheet[:48, :48], made.images_NHW[3], "disgust comes first")
+    verdict = json.loads((out / "verdict.json").read_text())
+    assert verdict["accepted"] == (not verdict["reasons"])
+    gains = [
+        h["macro_f1"] - p["macro_f1"]
+        for p, h in zip(verdict["plain"], verdict["helped"], strict=True)
+    ]
+    assert verdict["gain"] == pytest.approx(np.mean(gains))
+    assert "<svg" in (out / "verdict.html").read_text()
 
 
 def test_student_names_its_teacher(

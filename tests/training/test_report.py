@@ -7,17 +7,19 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
+import pytest
 import torch
 
 from training import report
 from training.audit_page import audit_sections
 from training.data.audit import audit
+from training.data.faces import CLASSES
 from training.diagnose import firing, gradient_trace
 from training.export import calibrated
 from training.model import FaceNet
 from training.model_page import Divisions, page_of
 from training.release import measure_all, operating_point
-from training.train import fit
+from training.train import fit, predict
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,7 +72,13 @@ def test_model_report_loads_nothing_and_names_its_figures(
     assert page.loads == []
     assert "<other>" in page.cells
     figures = json.loads((tmp_path / "page.json").read_text())
-    assert [f["scores"]["n"] for f in figures] == [32, 32, 160 + 32, 160 + 32]
+    assert [f["scores"]["n"] for f in figures] == [32, 28, 32, 28] + [192, 168] * 2
+    test = faces.part("test")
+    truth = test.votes_NK.argmax(axis=1)
+    said = predict(ready, test.images_NHW)[1][:, :7].argmax(axis=1)  # contempt is the eighth
+    assert figures[1]["left_out"] == CLASSES[7]
+    right = (said == truth)[truth != 7].mean()
+    assert figures[1]["scores"]["accuracy"]["value"] == pytest.approx(right)
     both = [tmp_path / "best.pt", tmp_path / "last.pt"]
     sections, figured = page_of(both, faces, {"other": faces}, Divisions())
     assert sections[0].title == "Over several runs"

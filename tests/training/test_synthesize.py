@@ -146,11 +146,11 @@ def test_critic_learns_to_tell_real_from_noise(faces: FaceSet) -> None:
 
 def test_make_names_its_pictures_and_refuses_unknown_words(faces: FaceSet) -> None:
     """Two morphs of each of two classes, for training, called made; other words are refused."""
-    made = make("morph", faces, ["fear", "disgust"], count=2, steps=1, seed=0)
+    made = make("morph", faces, ["fear", "disgust"], count=2, gan=SMALL)
     assert made.votes_NK.argmax(axis=1).tolist() == [6, 6, 5, 5]
     assert set(made.split_N.tolist()) == {"train"}
     assert all(name.startswith("made-") for name in made.name_N.tolist())
     with pytest.raises(ConfigError, match="kind 'magic'"):
-        make("magic", faces, ["fear"], count=1, steps=1, seed=0)
+        make("magic", faces, ["fear"], count=1, gan=SMALL)
     with pytest.raises(ConfigError, match="class 'joy'"):
-        make("gan", faces, ["joy"], count=1, steps=1, seed=0)
+        make("gan", faces, ["joy"], count=1, gan=SMALL)
