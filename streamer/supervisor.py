@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 import structlog
 
 from streamer.errors import StreamerError
+from streamer.memory import Trim
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -199,6 +200,7 @@ def _watch(
 ) -> str:
     """Wait for a reason to stop; empty when it is a failure."""
     pinged_s = stuck_said_s = 0.0
+    trim = Trim()
     while True:
         got = _waited(_WAITED, _POLL_S)
         if got == _RELOAD:
@@ -220,6 +222,7 @@ def _watch(
             notifier.alive()
             notifier.status(daemon.status())
             pinged_s = now_s
+        trim.when_due()
 
 
 def _waited(signals: frozenset[signal.Signals], timeout_s: float) -> signal.Signals | None:

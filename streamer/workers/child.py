@@ -21,6 +21,7 @@ from prometheus_client import CollectorRegistry
 from streamer import logs
 from streamer.clock import SystemClock
 from streamer.errors import StreamerError
+from streamer.memory import Trim
 from streamer.metrics import Metrics
 from streamer.station import Station
 from streamer.supervisor import GRACE_S, block_signals, catch_failures, leave
@@ -133,6 +134,7 @@ class _Worker:
 
     def run(self, failures: queue.SimpleQueue[str]) -> int:
         """Obey until it is time to go; return the exit code."""
+        trim = Trim()
         while failures.empty():
             try:
                 order = self._link.receive(_LOOK_S)
@@ -146,6 +148,7 @@ class _Worker:
             now_s = time.monotonic()
             if now_s - self._reported_s >= _REPORT_S:
                 self._report(counts=now_s - self._counted_s >= _COUNTS_S)
+            trim.when_due()
         log.error("worker_failed", thread=failures.get())
         return 1
 
