@@ -29,6 +29,7 @@ class Level:
 
 LEVELS: Final = (
     Level(share=1.0),
+    Level(share=0.9),
     Level(share=0.8),
     Level(share=0.65),
     Level(share=0.5),
@@ -42,6 +43,8 @@ _WINDOW_S: Final = 1.0
 _LATE_S: Final = 0.1
 """A median lag above this leaves no room under the goal of 0.15 s for the 95th percentile (the two
 were 54 and 129 ms at 14 cameras, and 123 and 167 ms at 16)."""
+_VERY_LATE_S: Final = 0.2
+"""A median lag above this goes two levels on: the sooner it is over, the better."""
 _LATE_WINDOWS: Final = 2
 """So many late windows one after the other go a level on: a hiccup of a second does not."""
 _BUSY: Final = 0.75
@@ -90,13 +93,14 @@ class Throttle:
         passed_s = now_s - self._began_s
         if passed_s < _WINDOW_S:
             return False
-        late = bool(self._lags_s) and median(self._lags_s) > _LATE_S
+        lag_s = median(self._lags_s) if self._lags_s else 0.0
         busy = self._busy_s / passed_s
         self._began_s, self._busy_s, self._lags_s = now_s, 0.0, []
-        return self._judge(busy, late=late)
+        return self._judge(busy, lag_s)
 
-    def _judge(self, busy: float, *, late: bool) -> bool:
+    def _judge(self, busy: float, lag_s: float) -> bool:
         """Count late and calm windows; change the level when there were enough of them."""
+        late = lag_s > _LATE_S
         if self._held is not None:
             self._held += 1
             if self._held > _MOST_CALM_WINDOWS:
@@ -107,7 +111,7 @@ class Throttle:
         if self._late >= _LATE_WINDOWS and self.index < len(LEVELS) - 1:
             if self._held is not None:  # it was taken back too early
                 self._held, self._patience = None, min(2 * self._patience, _MOST_CALM_WINDOWS)
-            return self._go(self.index + 1)
+            return self._go(self.index + (2 if lag_s > _VERY_LATE_S else 1))
         if self._calm >= self._patience:
             self._held = 0
             return self._go(self.index - 1)
@@ -118,6 +122,6 @@ class Throttle:
         return LEVELS[self.index - 1].share / self.level.share
 
     def _go(self, index: int) -> bool:
-        self.index = index
+        self.index = min(index, len(LEVELS) - 1)
         self._late = self._calm = 0
         return True
