@@ -22,9 +22,10 @@ from streamer.web.live import WIDTHS_PX, StatusMessage, Wanted
 from streamer.web.login import Login
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Sequence
 
     from starlette.requests import Request
+    from starlette.routing import BaseRoute
     from starlette.types import Receive, Scope, Send
 
     from streamer.metrics import Metrics
@@ -41,7 +42,14 @@ _LOGIN_S: Final = 5.0
 _DEFAULT_WIDTH_PX: Final = 640
 
 
-def application(*, options: WebOptions, state: WebState, live: Live, metrics: Metrics) -> Guard:
+def application(
+    *,
+    options: WebOptions,
+    state: WebState,
+    live: Live,
+    metrics: Metrics,
+    more: Sequence[BaseRoute] = (),
+) -> Guard:
     """Return the ASGI application; the guard stands outside, so that a 500 passes through it too.
 
     Args:
@@ -49,6 +57,7 @@ def application(*, options: WebOptions, state: WebState, live: Live, metrics: Me
         state: the daemon.
         live: where watchers get frames.
         metrics: counts the answers.
+        more: further routes, behind the same guard.
     """
     login = Login(options)
     site = _Site(login, state, live)
@@ -64,6 +73,7 @@ def application(*, options: WebOptions, state: WebState, live: Live, metrics: Me
             Route("/api/cameras", site.cameras),
             Route("/api/cameras/{name}", site.camera),
             Route("/api/live", site.live),
+            *more,
         ],
         exception_handlers={HTTPException: _refused, Exception: _failed},
     )
