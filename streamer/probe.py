@@ -20,6 +20,7 @@ from streamer.errors import SourceError, SourceReason
 from streamer.models import choose_detector
 from streamer.publish import check_options
 from streamer.settings import capture_options, publish_options, web_options
+from streamer.web import tls_context
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,7 +68,7 @@ def check(path: Path, console: Console, *, probe: bool) -> int:
     logs.configure("error", "console", clock=SystemClock())  # what matters is printed
     config = configuration.load(path)
     sources = [capture_options(camera) for camera in config.cameras]
-    web_options(config)
+    tls_context(web_options(config))
     check_options(publish_options(config))
     bundle = bundles.load(bundles.path_of(config.bundle.path))
     _say(console, f"{path}: valid; {len(sources)} cameras; bundle {bundle.identity}")

@@ -5,6 +5,7 @@ A message never quotes a value in which somebody may have typed a password.
 
 from __future__ import annotations
 
+import ssl
 from typing import TYPE_CHECKING
 
 from streamer import config as configuration
@@ -27,8 +28,8 @@ def capture_options(camera: Camera) -> CaptureOptions:
 
     Raises:
         ConfigError: for a scheme that is none of ours and a missing file, which are mistakes in the
-            configuration, where a device or a host may come later; and for credentials that cannot
-            be read.
+            configuration, where a device or a host may come later; and for credentials and trusted
+            certificates that cannot be read.
     """
     key = f"cameras.{camera.name}.url"
     url = configuration.camera_url(camera)
@@ -42,6 +43,8 @@ def capture_options(camera: Camera) -> CaptureOptions:
             raise ConfigError(f"{key}: no such file; an address of a camera begins with rtsp://")
         if not path.is_file():
             raise ConfigError(f"{key}: there is no file {path}")
+    if camera.tls_ca:
+        _check_authorities(camera.tls_ca, f"cameras.{camera.name}.tls_ca")
     return CaptureOptions(
         camera=camera.name,
         url=url,
@@ -53,6 +56,17 @@ def capture_options(camera: Camera) -> CaptureOptions:
         tls_verify=camera.tls_verify,
         ca_file=camera.tls_ca,
     )
+
+
+def _check_authorities(path: str, key: str) -> None:
+    """Refuse certificates that FFmpeg could not read, which it would tell as a broken camera."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
+    except ssl.SSLError:
+        raise ConfigError(f"{key}: {path} has no certificate in it; expected a PEM file") from None
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "not a file's name"
+        raise ConfigError(f"{key}: {path} cannot be read: {why}") from None
 
 
 def publish_options(config: Config) -> PublishOptions:

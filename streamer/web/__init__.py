@@ -6,6 +6,7 @@ from streamer.web.live import LiveView
 from streamer.web.options import WebOptions
 from streamer.web.server import WebServer
 from streamer.web.state import About, CameraState, CameraView, WebState, WorkerHealth
+from streamer.web.tls import tls_context
 
 __all__ = [
     "About",
@@ -16,4 +17,5 @@ __all__ = [
     "WebServer",
     "WebState",
     "WorkerHealth",
+    "tls_context",
 ]

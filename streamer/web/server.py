@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import errno
 import socket
-import ssl
 import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
@@ -18,9 +17,12 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from streamer.errors import ConfigError, StreamerError
 from streamer.threads import show_name
 from streamer.web.routes import application
+from streamer.web.tls import tls_context
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    from starlette.routing import BaseRoute
 
     from streamer.metrics import Metrics
     from streamer.stages import Clock
@@ -55,6 +57,7 @@ class WebServer:
         live: where watchers get frames.
         metrics: counts requests.
         clock: stamps progress.
+        more: further routes.
     """
 
     def __init__(
@@ -65,11 +68,12 @@ class WebServer:
         live: Live,
         metrics: Metrics,
         clock: Clock,
+        more: Sequence[BaseRoute] = (),
     ) -> None:
         self._options = options
         self._live = live
         self._clock = clock
-        self._app = application(options=options, state=state, live=live, metrics=metrics)
+        self._app = application(options=options, state=state, live=live, metrics=metrics, more=more)
         self._server: uvicorn.Server | None = None
         self._socket: socket.socket | None = None
         self._thread: threading.Thread | None = None
@@ -144,6 +148,7 @@ class WebServer:
 
     def _configure(self) -> uvicorn.Config:
         options = self._options
+        tls = tls_context(options)
         config = uvicorn.Config(
             self._app,
             loop="asyncio",
@@ -160,16 +165,9 @@ class WebServer:
             h11_max_incomplete_event_size=_MAX_HEAD,
             callback_notify=self._stamp,
             timeout_notify=0,
-            ssl_certfile=options.tls_cert,
-            ssl_keyfile=options.tls_key,
+            ssl_context_factory=None if tls is None else lambda _config, _default: tls,
         )
-        try:
-            config.load()
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(
-                f"http.tls_certificate {options.tls_cert}, http.tls_key {options.tls_key}: "
-                f"{error.strerror or error}; expected PEM files that belong together"
-            ) from None
+        config.load()
         return config
 
     async def _stamp(self) -> None:
