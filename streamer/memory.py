@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import time
 from typing import Final
 
-__all__ = ["TRIM_S", "Trim", "share_arenas"]
+__all__ = ["TRIM_S", "Trim", "settle", "share_arenas"]
 
 _M_ARENA_MAX: Final = -8  # malloc.h of the GNU C library
 _ARENAS: Final = 2
@@ -26,6 +27,16 @@ def share_arenas() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None and "MALLOC_ARENA_MAX" not in os.environ:
         mallopt(_M_ARENA_MAX, _ARENAS)
+
+
+def settle() -> None:
+    """Hide from the collector what is alive now; once everything that stays has been loaded.
+
+    A collection of the oldest generation visits every object with the interpreter's lock held:
+    100,000 of modules, networks and metrics took 160 ms on a busy machine, and no frame was read.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 class Trim:

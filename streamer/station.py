@@ -14,6 +14,7 @@ from streamer.capture import open_source
 from streamer.compute import ComputeLoop
 from streamer.feed import CameraFeed
 from streamer.mailbox import Mailbox
+from streamer.memory import settle
 from streamer.models import load_models, make_pipeline
 from streamer.settings import capture_options
 from streamer.source import Continuity
@@ -109,6 +110,7 @@ class Station:
             clock=self._clock,
         )
         self._compute.start()
+        settle()
         return About(
             version=__version__,
             bundle=models.bundle.identity,

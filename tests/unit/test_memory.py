@@ -96,3 +96,17 @@ def test_not_more_often_than_told() -> None:
     """It stops other threads for a moment, so it has its time."""
     freed_mb, end_mb = supervised(3600.0)
     assert end_mb > 0.9 * freed_mb
+
+
+def test_what_is_loaded_is_hidden_from_the_collector() -> None:
+    """In a process of its own: a collection after it visits next to nothing."""
+    program = (
+        "import gc, streamer.station; from streamer.memory import settle; "
+        "settle(); print(len(gc.get_objects()), gc.get_freeze_count())"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60
+    ).stdout.split()
+    visited, hidden = map(int, said)
+    assert hidden > 50_000
+    assert visited < hidden / 100
