@@ -10,7 +10,7 @@ from streamer.backoff import Backoff
 from streamer.errors import SourceError, SourceReason
 from streamer.metrics import DropReason
 from streamer.source import Continuity
-from streamer.threads import show_name
+from streamer.threads import give_way, show_name
 from streamer.timeline import FrameRate
 
 if TYPE_CHECKING:
@@ -223,6 +223,7 @@ class CameraFeed:
 
     def _run(self) -> None:
         show_name()
+        give_way()
         while not self._stop.is_set():
             failure, healthy_s = self._session()
             if failure.reason is SourceReason.STOPPED or self._stop.is_set():

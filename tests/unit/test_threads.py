@@ -1,11 +1,15 @@
-"""An operator sees which thread is which."""
+"""An operator sees which thread is which, and the kernel which is in no hurry."""
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from pathlib import Path
 
-from streamer.threads import show_name
+import pytest
+
+from streamer.threads import give_way, show_name
 
 
 def test_the_kernel_knows_the_name() -> None:
@@ -21,3 +25,19 @@ def test_the_kernel_knows_the_name() -> None:
     thread.start()
     thread.join()
     assert seen == ["feed-a-very-lon"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone has this policy")
+def test_a_thread_gives_way_and_others_do_not() -> None:
+    """The policy is that of the one thread."""
+    seen: list[int] = []
+
+    def work() -> None:
+        give_way()
+        seen.append(os.sched_getscheduler(0))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [os.SCHED_BATCH]
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
