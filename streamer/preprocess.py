@@ -122,6 +122,7 @@ def _centre(
     matrix: np.ndarray[tuple[int, int], np.dtype[np.float64]], size_px: int
 ) -> tuple[float, float]:
     """Return the frame position that the crop's centre is taken from."""
-    inverse = np.linalg.inv(matrix[:, :2])
-    x, y = inverse @ (np.array([size_px / 2.0, size_px / 2.0]) - matrix[:, 2])
-    return float(x), float(y)
+    (a, b, tx), (_, _, ty) = matrix.tolist()
+    dx, dy = size_px / 2.0 - tx, size_px / 2.0 - ty
+    square = a * a + b * b  # a rotation times a scale is undone by its transpose over this
+    return (a * dx - b * dy) / square, (b * dx + a * dy) / square

@@ -265,6 +265,6 @@ def _candidates(anchors_10A: F32, grid: _Grid, threshold: float) -> tuple[F32, F
     stride_N1, place_N2 = grid.stride_A1[index_N], grid.place_A2[index_N]
     centre_N2 = part_N10[:, 2:4] * stride_N1 + place_N2
     half_N2 = np.exp(part_N10[:, 4:6]) * (stride_N1 / 2.0)
-    eyes_N4 = part_N10[:, 6:] * stride_N1 + np.tile(place_N2, 2)
+    eyes_N22 = (part_N10[:, 6:] * stride_N1).reshape(-1, 2, 2) + place_N2[:, None]
     boxes_N4 = np.concatenate([centre_N2 - half_N2, centre_N2 + half_N2], axis=1)
-    return np.sqrt(product_N[kept_N]), boxes_N4, eyes_N4.reshape(-1, 2, 2)
+    return np.sqrt(product_N[kept_N]), boxes_N4, eyes_N22
