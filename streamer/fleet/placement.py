@@ -8,7 +8,7 @@ placed moves nothing.
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
@@ -116,7 +116,7 @@ def place(cameras: Sequence[Camera], nodes: Sequence[Node], now: Mapping[str, st
 def _check(cameras: Sequence[Camera], nodes: Sequence[Node]) -> None:
     """Refuse what has no meaning."""
     for what, names in (("camera", [c.name for c in cameras]), ("node", [n.name for n in nodes])):
-        if twice := sorted({name for name in names if names.count(name) > 1}):
+        if twice := sorted(name for name, times in Counter(names).items() if times > 1):
             raise ValueError(f"{what} {twice[0]} is there twice; give each a name of its own")
     for camera in cameras:
         if not 0 < camera.cost < math.inf:
@@ -141,6 +141,7 @@ class _Board:
     def __init__(self, cameras: Sequence[Camera], nodes: Sequence[Node]) -> None:
         self.homes: dict[str, str] = {}
         self._cameras = sorted(cameras, key=_name)
+        self._kinds = {camera.name: _kind(camera) for camera in cameras}
         self._all = sorted(nodes, key=_name)
         self._nodes = {n.name: n for n in self._all if not n.draining and n.capacity > 0}
         self._load = dict.fromkeys(self._nodes, 0.0)
@@ -149,7 +150,7 @@ class _Board:
 
     def _suits(self, camera: Camera) -> tuple[str, ...]:
         """Return the nodes that a camera may be on, were they empty, in order of their names."""
-        kind = _kind(camera)
+        kind = self._kinds[camera.name]
         if kind not in self._suiting:
             self._suiting[kind] = tuple(
                 node.name
@@ -226,12 +227,12 @@ class _Board:
         left = []
         hopeless: set[tuple[object, ...]] = set()  # nothing has changed since one like it failed
         for camera in waiting:
-            moves = () if _kind(camera) in hopeless else self._making_room(camera)
+            moves = () if self._kinds[camera.name] in hopeless else self._making_room(camera)
             for move in moves:
                 self._put(move)
                 hopeless.clear()
             if not moves:
-                hopeless.add(_kind(camera))
+                hopeless.add(self._kinds[camera.name])
                 left.append(camera)
         return left
 
@@ -281,8 +282,8 @@ class _Board:
     def _one_of_each_kind(self, node: str) -> Iterable[Camera]:
         """Return the cameras on a node that differ in more than their names."""
         kinds: dict[tuple[object, ...], Camera] = {}
-        for _, camera in sorted(self._on[node].items()):
-            kinds.setdefault(_kind(camera), camera)
+        for name in sorted(self._on[node]):
+            kinds.setdefault(self._kinds[name], self._on[node][name])
         return kinds.values()
 
     def _clearing(self, camera: Camera) -> Sequence[_Move]:
@@ -315,7 +316,7 @@ class _Board:
         """Return the next move towards even relative loads: from the fullest to the emptiest."""
         order = sorted(self._nodes, key=lambda n: (self._filled(n), n))
         for giver in reversed(order):
-            for receiver in order:
+            for receiver in order[: order.index(giver)]:
                 moving = [
                     camera
                     for camera in self._one_of_each_kind(giver)
