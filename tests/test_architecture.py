@@ -32,8 +32,16 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 # Each of these is imported by nobody but its owner.
 OWNERS = {
-    "av": {"streamer.capture", "streamer.showreel", "streamer.analyse.video"},
-    "zmq": {"streamer.publish", "streamer.client", "streamer.keys", "streamer.sockets"},
+    "av": {
+        *("streamer.capture", "streamer.picture"),
+        *("streamer.showreel", "streamer.analyse.video"),
+    },
+    "zmq": {
+        *("streamer.publish", "streamer.client", "streamer.keys", "streamer.sockets"),
+        *("streamer.fleet.link", "streamer.fleet.switchboard"),
+        *("streamer.fleet.agent", "streamer.fleet.service"),
+    },
+    "ray": {"streamer.fleet.cluster"},
     "mediapipe": {"streamer.detect.mediapipe"},
     "tensorrt": {"streamer.engine.tensorrt"},
     "tensorrt_rtx": {"streamer.engine.tensorrt"},

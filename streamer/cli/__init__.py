@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from streamer.cli import machine, recordings, service
+from streamer.cli import fleet, machine, recordings, service
 from streamer.errors import ConfigError, StreamerError
 from streamer.logs import redact, redact_tracebacks
 
@@ -39,6 +39,7 @@ app.add_typer(recordings.bridge_app, name="bridge")
 app.add_typer(machine.assets_app, name="assets")
 app.add_typer(machine.bundle_app, name="bundle")
 app.add_typer(machine.engines_app, name="engines")
+app.add_typer(fleet.app, name="fleet")
 app.add_typer(machine.keys_app, name="keys")
 
 

@@ -62,7 +62,6 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
         address: IP address on which the other machines reach it.
         labels: of the node.
         gpu: whether the cluster gives it a GPU.
-        capacity: cameras that it carries; None where nobody has said so.
         port: first of its daemon's three ports; 0: whichever are free.
         http_open: whether its web server may be reached from the other machines: it has a token.
         measured: where this machine may have a report of ``streamer bench --json``.
@@ -73,13 +72,12 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     server_key: str = ""
     secret_key: str = ""
     authorized_keys: str = ""
-    node: str
-    name: str
-    host: str
-    address: str
-    labels: dict[str, str]
-    gpu: bool
-    capacity: float | None
+    node: str = ""
+    name: str = ""
+    host: str = ""
+    address: str = "127.0.0.1"
+    labels: dict[str, str] = {}
+    gpu: bool = False
     port: int = 0
     http_open: bool = False
     measured: str = ""

@@ -146,6 +146,11 @@ class Controller:
         self._stopping = True
 
     @property
+    def stopping(self) -> bool:
+        """Whether no camera is to run."""
+        return self._stopping
+
+    @property
     def idle(self) -> bool:
         """Whether no node may be reading any camera."""
         return not any(member.may_hold for member in self._members.values())

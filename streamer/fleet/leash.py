@@ -8,6 +8,7 @@ fork and the exec of a process that has threads.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -27,6 +28,8 @@ def main() -> None:
         raise OSError(ctypes.get_errno(), "prctl")
     if os.getppid() != int(parent):  # it died before it was asked: nobody would end us
         raise SystemExit(1)
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, 0)  # Ray gives its workers the least: see the README
     os.execv(program[0], program)  # noqa: S606 - what the agent names
 
 

@@ -116,7 +116,7 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     number: int
     lease_s: float
     version: int
-    share: msgspec.Raw | None = None
+    share: bytes | None = None
 
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -222,22 +222,25 @@ class NodeLink:
 
     def receive(self) -> Orders | None:
         """Return orders; None when there are none."""
-        try:
-            return _ORDERS.decode(self.socket.recv(zmq.NOBLOCK))
-        except zmq.Again:
-            return None
+        while True:
+            try:
+                return _ORDERS.decode(self.socket.recv(zmq.NOBLOCK))
+            except zmq.Again:
+                return None
+            except ValueError:  # not of ours: it is no answer, and the lease runs on
+                continue
 
     def close(self) -> None:
         """Let go."""
         self.socket.close(linger=0)
 
 
-def packed(share: Share) -> msgspec.Raw:
-    """Return a share as ``Orders`` carries it."""
-    return msgspec.Raw(_ENCODER.encode(share))
+def packed(share: Share) -> bytes:
+    """Return a share as ``Orders`` carries it: apart, so that any version can read the rest."""
+    return _ENCODER.encode(share)
 
 
-def unpacked(raw: msgspec.Raw) -> Share:
+def unpacked(raw: bytes) -> Share:
     """Return the share of ``packed``.
 
     Raises:

@@ -31,8 +31,8 @@ def toml_of(config: Config) -> str:
     tables = msgspec.to_builtins(config)
     lines = []
     for name, table in tables.items():
-        for one in table if isinstance(table, list) else (table,):
-            lines.append(f"[[{name}]]" if isinstance(table, list) else f"[{name}]")
+        for one in table if isinstance(table, (list, tuple)) else (table,):
+            lines.append(f"[[{name}]]" if isinstance(table, (list, tuple)) else f"[{name}]")
             lines += [f"{key} = {_value(value)}" for key, value in one.items()]
     return "\n".join([*lines, ""])
 

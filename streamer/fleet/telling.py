@@ -1,0 +1,50 @@
+"""What the fleet counts, brought to its metrics."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from streamer.fleet.metrics import FleetMetrics
+
+if TYPE_CHECKING:
+    from streamer.fleet.controller import Controller
+    from streamer.fleet.status import Status
+    from streamer.metrics import Metrics
+
+__all__ = ["Telling"]
+
+
+class Telling:
+    """Takes note of what the switchboard and the controller do.
+
+    Args:
+        metrics: those that a daemon has, too; the fleet's own join them.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._fleet = FleetMetrics(metrics.registry, process=False)
+
+    def published(self, type_name: str, latency_s: float | None) -> None:
+        """See ``streamer.publish.PublishObserver``."""
+        self._metrics.events_published.labels(type_name).inc()
+        if latency_s is not None:
+            self._metrics.event_latency_seconds.observe(latency_s)
+
+    def dropped(self, type_name: str) -> None:
+        """As above."""
+        self._metrics.events_dropped.labels(type_name).inc()
+
+    def connections(self, count: int) -> None:
+        """As above."""
+        self._metrics.zmq_connections.set(count)
+
+    def handshake_failed(self) -> None:
+        """As above."""
+        self._metrics.zmq_handshake_failures.inc()
+
+    def refused(self, node: str) -> None:
+        """See ``streamer.fleet.switchboard.Observer``."""
+
+    def show(self, controller: Controller, status: Status) -> None:
+        """Bring the gauges and counters up to date."""
