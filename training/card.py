@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from training.recipes import TrainConfig
     from training.smoothing import Steadiness, TemporalResult
 
-__all__ = ["Facts", "metrics", "text"]
+__all__ = ["HELD_OUT", "Facts", "metrics", "text"]
+
+HELD_OUT = "held out by person"
+"""What is added to the name of clips that the head learned from, where they are measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +24,7 @@ class Facts:
     """Everything the card says that is not always the same.
 
     ``teachers`` are the checkpoint's words on who taught it, empty for a run that had no teacher.
+    ``learned`` are the real clips that the head learned from: how many, and of how many people.
     """
 
     name: str
@@ -28,6 +32,7 @@ class Facts:
     config: TrainConfig
     epochs: int
     teachers: list[str]
+    learned: dict[str, tuple[int, int]]
     share: float
     temperature: float
     measured: list[Measured]
@@ -52,7 +57,7 @@ imbalance was left is corrected in the loss (logit adjustment, tau {tau:g}), and
 {share:g} of the corpus' prior was given back, chosen on the validation split together with the
 temperature {temperature:.3f}. Averaged weights after epoch {epochs} of {planned}; recipe
 `{recipe}`, seed {seed}. {taught}The temporal head was trained on clips synthesised from
-stills of the same training split and has seen no video.
+stills of the same training split{clips}.
 
 FER2013's pictures come from the web for research use; FER+'s votes are under the MIT licence. No
 picture of any data set is in this bundle: its parity samples are drawings.
@@ -81,12 +86,12 @@ seven classes and with networks that do not know contempt.
 _TIME = """\
 ## Over time
 
-CK+: real clips from neutral to apex, never trained on. Moved stills: 300 pictures of FER+'s
+{unseen}Moved stills: 300 pictures of FER+'s
 validation split, rendered as clips whose expression does not change. Apex: the last three steps.
 Flicker: label changes a second beyond the one that a clip holds. Lag: until the label is right for
 good. The moving average is the strongest that does not lag more than the head. The head's way of
-training was chosen on these clips, so they validate it and do not test it; posed clips of half a
-second say little about a camera's minutes.
+training was chosen on clips of CK+, so they validate it and do not test it; posed clips of half a
+second say little about a camera's minutes.{held}
 
 {verdict}
 
@@ -94,6 +99,10 @@ second say little about a camera's minutes.
 |---|---|---|---|---|---|---|---|
 {rows}
 """
+
+_HELD = """ "Held out by person":
+clips that the head of this bundle learned from; the figures are those of heads of its kind that
+learned from the other people's clips alone, in folds: they tell of its like and not of itself."""
 
 _LIMITS = """\
 ## Limits
@@ -124,6 +133,7 @@ def text(facts: Facts, latency_ms: tuple[float, float]) -> str:
         planned=config.epochs,
         recipe=config.name,
         seed=config.seed,
+        clips=_clips_learned(facts.learned),
         taught="".join(_TAUGHT.format(teacher=teacher) for teacher in facts.teachers),
     )
     parts = [
@@ -265,7 +275,26 @@ def _temporal_table(facts: Facts) -> str:
     ]
     real = [t for t in facts.temporal if "stills" not in t.dataset]
     slowest = max(real or facts.temporal, key=lambda t: t.step_s)
-    return _TIME.format(rows="\n".join(rows), verdict=_verdict(slowest))
+    held = {f"{name}, {HELD_OUT}" for name in facts.learned}
+    unseen = ", ".join(dict.fromkeys(t.dataset for t in real if t.dataset not in held))
+    return _TIME.format(
+        rows="\n".join(rows),
+        verdict=_verdict(slowest),
+        held=_HELD if held else "",
+        unseen=f"{unseen}: real clips from neutral to apex, never trained on. " if unseen else "",
+    )
+
+
+def _clips_learned(learned: dict[str, tuple[int, int]]) -> str:
+    if not learned:
+        return " and has seen no video"
+    sets = [
+        f"{name} ({clips} clips of {people} people)" for name, (clips, people) in learned.items()
+    ]
+    return (
+        f"\nand on real clips: {', '.join(sets)}. What binds\nwhoever uses those clips may bind "
+        "whoever uses this head"
+    )
 
 
 def _verdict(t: TemporalResult) -> str:

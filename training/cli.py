@@ -48,6 +48,14 @@ Clips = Annotated[
     list[str],
     typer.Option("--clips", metavar="NAME=CACHE", help="Real clips never trained on; repeatable."),
 ]
+Learned = Annotated[
+    list[str],
+    typer.Option(
+        "--learn-clips",
+        metavar="NAME=CACHE",
+        help="Real clips that the head learns from, measured person by person; repeatable.",
+    ),
+]
 LeaveOut = Annotated[
     list[str],
     typer.Option("--leave-out", metavar="GROUP", help="A person left out of unseen corpora."),
@@ -251,6 +259,7 @@ def export_bundle(
     name: Annotated[str, typer.Option("--name", help="The bundle's name.")],
     unseen: Unseen = [],  # noqa: B006 - typer copies it
     clips: Clips = [],  # noqa: B006 - typer copies it
+    learn_clips: Learned = [],  # noqa: B006 - typer copies it
     leave_out: LeaveOut = [],  # noqa: B006 - typer copies it
     stills: Annotated[int, typer.Option("--stills", help="Clips for the temporal head.")] = 4000,
     head: Annotated[
@@ -277,6 +286,7 @@ def export_bundle(
         {key: clips_of(path, leave_out) for key, path in map(pair, clips)},
         what=Release(name=name, commit=_commit(), date=date, stills=stills, changes=changes),
         out=out,
+        learned={key: clips_of(path, leave_out) for key, path in map(pair, learn_clips)},
         report=typer.echo,
     )
     typer.echo(f"{out}: done")

@@ -9,6 +9,7 @@ Legend: M clips, T steps, D features, K classes, R bootstrap draws.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,7 +34,17 @@ if TYPE_CHECKING:
     from training.sequences import SequenceConfig
     from training.temporal import TemporalHead
 
-__all__ = ["LAYERS", "Compared", "Reader", "RealClips", "compare", "read_real"]
+__all__ = [
+    "LAYERS",
+    "Compared",
+    "Reader",
+    "RealClips",
+    "compare",
+    "joined",
+    "lessons",
+    "read_held",
+    "read_real",
+]
 
 LAYERS = {"lstm": 1, "gru": 1, "tcn": 3, "attention": 1}
 """The kinds that learn, each with its layers: so that a tcn sees 15 steps, attention 16."""
@@ -127,6 +138,7 @@ def compare(
     kinds: Iterable[str] = tuple(LAYERS),
     seeds: Iterable[int] = (0, 1, 2),
     real: bool = False,
+    keep: Callable[[str, Callable[[], list[F32]]], list[F32]] = lambda _, read: read(),
     report: Callable[[str], None] = lambda _: None,
 ) -> list[Compared]:
     """Train each kind of head with several seeds and judge it on real clips.
@@ -139,6 +151,8 @@ def compare(
         kinds: keys of ``LAYERS``.
         seeds: of the runs.
         real: learn from the clips of other people too, in five folds of people.
+        keep: given a run's name and the work; returns what it says of each clip, (T, K), kept from
+            an earlier call or made now.
         report: told each run.
 
     Returns:
@@ -152,8 +166,9 @@ def compare(
         runs = []
         for seed in seeds:
             how = replace(config, head=head, seed=seed)
-            said = _read(net, stills, clips, how, real=real)
-            runs.append(_judged(clips, said))
+            name = f"{kind}-{seed}-{'real' if real else 'stills'}"
+            read = partial(_read, net, stills, clips, how, real=real)
+            runs.append(_judged(clips, keep(name, read)))
             report(f"{kind}, seed {seed}: apex {runs[-1].apex_M.mean():.3f}")
         out.append(_beside(kind, runs, averages, clips, real=real))
     return out
@@ -193,18 +208,53 @@ def _read(
     """Return what a head says of each clip; with ``real``, one that has not seen its person."""
     if not real:
         return _said(fit_head(net, *stills, config), clips.features)
-    rows, owners = _lessons(clips, config.steps)
+    return read_held(net, stills, clips, config)
+
+
+def read_held(
+    net: FaceNet, stills: tuple[Tensor, Tensor], clips: RealClips, config: SequenceConfig
+) -> list[F32]:
+    """Read each clip by a head that learned from stills and from other people's clips.
+
+    Args:
+        net: with calibrated logits.
+        stills: see ``compare``.
+        clips: of at least two people, who are dealt to five folds or to one each.
+        config: how the heads learn.
+
+    Returns:
+        Probabilities (T, K) of each clip.
+    """
+    features, targets = lessons(clips, config.steps)
     out: list[F32] = [np.zeros((0, len(CLASSES)), np.float32)] * len(clips.features)
-    for learn, held in folds(clips.people_M, _FOLDS, config.seed):
-        known = torch.from_numpy(np.isin(owners, learn))
-        head = fit_head(net, *stills, config, real=(rows[0][known], rows[1][known]))
+    count = min(_FOLDS, len(np.unique(clips.people_M)))
+    for learn, held in folds(clips.people_M, count, config.seed):
+        rows = torch.from_numpy(learn)
+        head = fit_head(net, *stills, config, real=(features[rows], targets[rows]))
         for row, said in zip(held, _said(head, [clips.features[i] for i in held]), strict=True):
             out[row] = said
     return out
 
 
-def _lessons(clips: RealClips, steps: int) -> tuple[tuple[Tensor, Tensor], I64]:
-    """Return features and targets (M, T, ...) of clips held at their apex, and whose they are."""
+def joined(parts: list[RealClips]) -> RealClips:
+    """Return the clips of several corpora as one; the pace is the first one's."""
+    return RealClips(
+        features=[x for part in parts for x in part.features],
+        labels_M=np.concatenate([part.labels_M for part in parts]),
+        people_M=np.concatenate([part.people_M for part in parts]),
+        step_s=parts[0].step_s,
+    )
+
+
+def lessons(clips: RealClips, steps: int) -> tuple[Tensor, Tensor]:
+    """Return features (M, T, D) and targets (M, T, K) of clips that are held at their apex.
+
+    Each clip is taken to begin neutral and to end with its label in full, as those of CK+ do.
+
+    Args:
+        clips: any.
+        steps: T; longer clips lose their beginning.
+    """
     features, targets = [], []
     for x, label in zip(clips.features, clips.labels_M, strict=True):
         place = torch.linspace(0.0, 1.0, len(x))
@@ -214,7 +264,7 @@ def _lessons(clips: RealClips, steps: int) -> tuple[tuple[Tensor, Tensor], I64]:
         wanted[:, int(label)] += share[:, 0]
         features.append(_of_length(x, steps))
         targets.append(_of_length(wanted, steps))
-    return (torch.stack(features), torch.stack(targets)), np.arange(len(features), dtype=np.int64)
+    return torch.stack(features), torch.stack(targets)
 
 
 def _of_length(rows: Tensor, steps: int) -> Tensor:

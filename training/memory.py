@@ -167,7 +167,24 @@ class _Look(nn.Module):
         scores = (ask.unsqueeze(-3) * keys).sum(-1).transpose(-1, -2) / ask.shape[-1] ** 0.5
         scores = scores + self.age + _HIDDEN * (1.0 - seen.unsqueeze(-2))
         share = scores.softmax(dim=-1).transpose(-1, -2).unsqueeze(-1)
-        x = x + self.out((share * values).sum(-3).flatten(-2))
+        return self._thought(x, (share * values).sum(-3))
+
+    def whole(self, x_BTU: Tensor, keys_BTU: Tensor, values_BTU: Tensor) -> Tensor:
+        """Return what ``forward`` does of all steps, by one product of all with all.
+
+        The window is a band of that product, so no window is ever copied: W times less memory.
+        """
+        ask, keys, values = map(_split, (self.ask(self.norm(x_BTU)), keys_BTU, values_BTU))
+        scores = torch.einsum("bthu,bshu->bhts", ask, keys) / ask.shape[-1] ** 0.5
+        steps = torch.arange(x_BTU.shape[1], device=x_BTU.device)
+        window = self.age.shape[1]
+        ago_TT = steps[:, None] - steps
+        scores = scores + self.age[:, (window - 1 - ago_TT).clamp(0, window - 1)]
+        scores = scores.masked_fill((ago_TT < 0) | (ago_TT >= window), float("-inf"))
+        return self._thought(x_BTU, torch.einsum("bhts,bshu->bthu", scores.softmax(-1), values))
+
+    def _thought(self, x: Tensor, found: Tensor) -> Tensor:
+        x = x + self.out(found.flatten(-2))
         result: Tensor = x + self.think(x)
         return result
 
@@ -202,11 +219,9 @@ class Attention(nn.Module):
     def sequence(self, x_BTD: Tensor, lengths_B: Tensor | None) -> Tensor:  # noqa: ARG002 - causal
         """See ``Memory``; what follows a row's length cannot reach back."""
         x = self.narrow(x_BTD)
-        seen_BT = torch.ones_like(x[..., 0])
         for layer in self._looks():
             normed = layer.norm(x)
-            keys, values = self._windows(layer.key(normed)), self._windows(layer.value(normed))
-            x = layer(x, keys, values, self._windows(seen_BT[..., None])[..., 0])
+            x = layer.whole(x, layer.key(normed), layer.value(normed))
         result: Tensor = x
         return result
 
@@ -222,11 +237,6 @@ class Attention(nn.Module):
             kept += [keys[1:], values[1:]]
             x = layer(x, keys.transpose(0, 1), values.transpose(0, 1), seen[..., 0].T)
         return x, kept
-
-    def _windows(self, x_BTU: Tensor) -> Tensor:
-        """Return the last W steps of each step, (B, T, W, U); zeros before the beginning."""
-        padded = F.pad(x_BTU, (0, 0, self.window - 1, 0))
-        return padded.unfold(1, self.window, 1).transpose(-1, -2)
 
 
 def _bias(layer: nn.Conv1d) -> Tensor:

@@ -28,6 +28,7 @@ from training.distill import TEACHER
 from training.evaluate import Measured, fit_temperature, score, softmax
 from training.export import Exported, OnnxFile, calibrated, export
 from training.half import add_half
+from training.heads import joined, lessons, read_held, read_real
 from training.recipes import changed, config_from
 from training.sequences import fit_head, read_clips
 from training.smoothing import TemporalResult, best_average, judge
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from streamer.types import F32, I64
     from training.data.clips import ClipSet
     from training.data.faces import FaceSet
+    from training.heads import RealClips
     from training.model import FaceNet
     from training.recipes import TrainConfig
     from training.sequences import SequenceConfig
@@ -54,6 +56,7 @@ __all__ = [
     "measure_all",
     "measure_head",
     "measure_held",
+    "measure_own",
     "operating_point",
     "release",
 ]
@@ -91,6 +94,7 @@ def release(
     *,
     what: Release,
     out: Path,
+    learned: dict[str, ClipSet] | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """Make a bundle.
@@ -102,6 +106,8 @@ def release(
         clips: real clips never trained on, likewise.
         what: name and record.
         out: the bundle's directory.
+        learned: real clips that the head learns from beside those of stills; they are measured by
+            heads of the same kind that have not seen the person in them.
         report: told what is being done.
 
     Returns:
@@ -121,8 +127,11 @@ def release(
     net = calibrated(bare, prior_K, share, temperature)
 
     report(f"training the temporal head on clips of {what.stills} stills")
-    lessons = clips_of_stills(net, faces, config, what.stills)
-    head = fit_head(net, *lessons, config.sequences)
+    stills = clips_of_stills(net, faces, config, what.stills)
+    step_s, learned = config.sequences.head.step_s, learned or {}
+    own = {name: read_real(net, clip_set, step_s) for name, clip_set in learned.items()}
+    real = lessons(joined(list(own.values())), config.sequences.steps) if own else None
+    head = fit_head(net, *stills, config.sequences, real=real)
 
     report("measuring")
     measured = measure_all(net, faces, unseen, temperature)
@@ -131,6 +140,7 @@ def release(
         for name, clip_set in clips.items()
         for result in (measure_head(net, head, clip_set, name, stride) for stride in (1, 3))
     ]
+    temporal += measure_own(net, stills, own, config.sequences)
     temporal.append(measure_held(net, head, faces.part("valid"), config.sequences))
 
     report("writing and proving the graphs")
@@ -138,7 +148,7 @@ def release(
         commit=what.commit,
         recipe=config.name,
         seeds=[config.seed],
-        data=state.data,
+        data=state.data | {k: v for c in learned.values() for k, v in c.sources.items()},
         date=what.date,
         config={**state.config, "epochs_done": state.epoch, "prior_share": share}
         | {"sequences": asdict(config.sequences), "stills": what.stills},
@@ -149,6 +159,7 @@ def release(
         config=config,
         epochs=state.epoch,
         teachers=[name for name in state.data if name.startswith(TEACHER)],
+        learned={name: (len(c), len(np.unique(c.subjects_M))) for name, c in learned.items()},
         share=share,
         temperature=temperature,
         measured=measured,
@@ -267,7 +278,38 @@ def measure_head(
     kept = [np.arange(s.stop - 1, s.start - 1, -stride)[::-1] for s in clips.spans()]
     parts = [torch.from_numpy(features[rows]) for rows in kept]
     step_s = clips.step_s * stride
-    return _compare(net, head, parts, clips.labels_M, name=name, step_s=step_s)
+    said = [softmax(head(c[None])[0].numpy()) for c in parts]
+    return _compare(net, said, parts, clips.labels_M, name=name, step_s=step_s)
+
+
+@torch.no_grad()
+def measure_own(
+    net: FaceNet,
+    stills: tuple[Tensor, Tensor],
+    own: dict[str, RealClips],
+    sequences: SequenceConfig,
+) -> list[TemporalResult]:
+    """Compare heads that have not seen a clip's person with frames and averages.
+
+    Args:
+        net: with calibrated logits.
+        stills: of ``clips_of_stills``.
+        own: the clips that the head learned from, by corpus.
+        sequences: how the head learned.
+
+    Returns:
+        A result a corpus; none where all clips show one person, whom no other head has seen.
+    """
+    if not own or len(np.unique(joined(list(own.values())).people_M)) == 1:
+        return []
+    with torch.enable_grad():
+        said = read_held(net, stills, joined(list(own.values())), sequences)
+    out = []
+    for name, part in own.items():
+        mine, said = said[: len(part.features)], said[len(part.features) :]
+        labels, step_s, as_ = part.labels_M, part.step_s, f"{name}, {card.HELD_OUT}"
+        out.append(_compare(net, mine, part.features, labels, name=as_, step_s=step_s))
+    return out
 
 
 @torch.no_grad()
@@ -289,12 +331,13 @@ def measure_held(
     clips = read_clips(net, pixels, framings(stills), sequences, random)
     name = "FER+ validation stills, moved"
     step_s = sequences.head.step_s
-    return _compare(net, head, list(clips), labels[rows], name=name, step_s=step_s)
+    said = [softmax(head(c[None])[0].numpy()) for c in clips]
+    return _compare(net, said, list(clips), labels[rows], name=name, step_s=step_s)
 
 
 def _compare(
     net: FaceNet,
-    head: TemporalHead,
+    by_head: list[F32],
     clips: list[Tensor],
     labels_M: I64,
     *,
@@ -302,7 +345,6 @@ def _compare(
     step_s: float,
 ) -> TemporalResult:
     by_frame = [softmax(net.classifier(c).numpy()) for c in clips]
-    by_head = [softmax(head(c[None])[0].numpy()) for c in clips]
     judged = judge(by_head, labels_M, step_s)
     weight, average = best_average(by_frame, labels_M, step_s, judged.lag_s)
     return TemporalResult(

@@ -20,6 +20,7 @@ from training.export import OnnxFile
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from training.data.clips import ClipSet
     from training.data.faces import FaceSet
 
 
@@ -74,6 +75,47 @@ def test_fit_resume_evaluate_export(
     assert of["other", "all, eye-aligned, without contempt", "accuracy"].n == 28 + 28 + 112
     assert all(m.date and m.split for m in bundle.manifest.metrics)
     assert "One seed" in (out / bundles.MODEL_CARD).read_text()
+
+
+def test_heads_go_on_where_they_were_and_clips_teach_the_exported_one(
+    tmp_path: Path, faces: FaceSet, clips: ClipSet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A second call trains the second seed alone; export learns from clips and says so."""
+    data, run, mine = tmp_path / "faces.npz", tmp_path / "run", tmp_path / "mine.npz"
+    cache.save(data, faces, [])
+    clips.save(mine)
+    given = ("--data", str(data), "--threads", "1")
+    fast = ("--stills", "16", "--set", "sequences.epochs=1")
+    code, _, errors = train("fit", *given, "--recipe", "smoke", "--out", str(run), capsys=capsys)
+    assert code == 0, errors
+    page, best = tmp_path / "heads.html", str(run / "best.pt")
+    over = ("heads", best, *given, *fast, "--clips", f"mine={mine}", "--kind", "gru", "--real")
+    first: dict[str, int] = {}
+    for seeds in ("1", "2"):
+        code, said, errors = train(*over, "--seeds", seeds, "--out", str(page), capsys=capsys)
+        assert code == 0, errors
+        assert ("reading clips of 16 stills" in said) == (seeds == "1")
+        kept = {p.stem: p.stat().st_mtime_ns for p in (tmp_path / "heads.kept").iterdir()}
+        assert first.items() <= kept.items(), "what is there is not made again"
+        first = kept
+    assert {f"gru-{s}-{of}" for s in (0, 1) for of in ("stills", "real")} <= first.keys()
+    assert [row["head"]["runs"] for row in json.loads(page.with_suffix(".json").read_text())] == [
+        2,
+        2,
+    ]
+
+    out = tmp_path / "bundle"
+    more = ("--name", "small", "--learn-clips", f"mine={mine}", "--out", str(out))
+    code, _, errors = train("export", best, *given, *fast, *more, capsys=capsys)
+    assert code == 0, errors
+    manifest = bundles.load(out).manifest
+    assert manifest.training.data["mine.zip"] == "0" * 64
+    held = [m for m in manifest.metrics if m.dataset == "mine, held out by person"]
+    assert {m.n for m in held} == {8}
+    card = (out / bundles.MODEL_CARD).read_text()
+    assert "mine (8 clips of 4 people)" in card
+    assert "has seen no video" not in card
+    assert "never trained on. Moved" not in card
 
 
 def test_synthetic_faces_get_a_verdict_and_a_sheet(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.heads import RealClips, compare
+from training.heads import RealClips, compare, joined, lessons
 from training.model import FaceNet, ModelConfig
 from training.sequences import SequenceConfig, fit_head
 from training.smoothing import judge, judge_each
@@ -84,6 +84,23 @@ def test_other_peoples_clips_teach_what_stills_cannot() -> None:
     assert found.head.apex.value > 0.9
     assert found.apex_gain.low > 0.5
     assert found.average.name == "moving average 1"  # the frames alone: all averages lag more
+
+
+def test_lessons_leave_neutral_and_arrive_by_hand() -> None:
+    """Of 11 steps the target leaves neutral at a fifth and arrives at a half; the end is held."""
+    clips = RealClips(
+        features=[torch.arange(11.0)[:, None]],
+        labels_M=np.array([3]),
+        people_M=np.array(["S1"]),
+        step_s=0.1,
+    )
+    features, targets = lessons(clips, 13)
+    share = [0, 0, 0, 1 / 3, 2 / 3, 1, 1, 1, 1, 1, 1, 1, 1]
+    assert features[0, :, 0].tolist() == [*range(11), 10, 10]
+    assert targets[0, :, 3].tolist() == pytest.approx(share, abs=1e-6)
+    assert targets[0, :, 0].tolist() == pytest.approx([1 - s for s in share], abs=1e-6)
+    cut, _ = lessons(joined([clips, clips]), 4)
+    assert cut[1, :, 0].tolist() == [7, 8, 9, 10]
 
 
 def test_clip_by_clip_adds_up() -> None:
