@@ -155,7 +155,7 @@ def _scores(
 def write_page(
     path: Path, runs: list[Run], sets: dict[str, Yardstick], settings: dict[str, str]
 ) -> list[tuple[str, ...]]:
-    """Write the table, grouped as the theory is, with plots; JSON with every figure beside it.
+    """Write the table, grouped as the theory is, with plots; beside it JSON and a Markdown table.
 
     Args:
         path: ends in ``.html``.
@@ -191,6 +191,7 @@ def write_page(
         cells = [_cells(row) for row in some]
         sections.append(Section(title=group, header=columns, rows=cells, plots=[plot]))
     write(path, "Ablation", sections, {"settings": settings, "rows": table})
+    path.with_suffix(".md").write_text(_markdown(table, list(sets), settings))
     return [columns, *(_cells(row) for row in table)]
 
 
@@ -204,6 +205,39 @@ def _cells(row: Row) -> tuple[str, ...]:
             cells += [f"{100 * e.change:+.1f} ({100 * e.low:+.1f} to {100 * e.high:+.1f})"]
             cells += [e.verdict]
     return tuple(cells)
+
+
+def _markdown(table: list[Row], sets: list[str], settings: dict[str, str]) -> str:
+    """Return the table for a README: the changes alone, those that leave zero out in bold."""
+    lines = [f"- {name}: {value}" for name, value in settings.items()]
+    lines += [
+        f"- {name} of the base: {_base(table, name)} (macro F1, accuracy, per cent)"
+        for name in sets
+    ]
+    columns = ["technique", "runs", "CPU s", *(f"{name}, change of macro F1" for name in sets)]
+    rule = ["---", *["---:"] * (len(columns) - 1)]
+    lines += ["", f"| {' | '.join(columns)} |", f"| {' | '.join(rule)} |"]
+    group = ""
+    for row in table:
+        if row.variant == BASE:
+            continue
+        if row.group != group:
+            group = row.group
+            lines.append(f"| **{group}** |{' |' * (len(columns) - 1)}")
+        cells = [row.variant, str(len(row.seeds)), f"{row.cpu_s:.0f}"]
+        for effect in row.effects.values():
+            mark = "**" if effect.verdict else ""
+            change, low, high = (
+                f"{100 * x:+.1f}" for x in (effect.change, effect.low, effect.high)
+            )
+            cells.append(f"{mark}{change}{mark} ({low} to {high})")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _base(table: list[Row], name: str) -> str:
+    found = [row.effects[name] for row in table if row.variant == BASE]
+    return ", ".join(f"{100 * e.macro_f1:.1f}, {100 * e.accuracy:.1f}" for e in found)
 
 
 def _forest(table: list[Row], sets: list[str]) -> str:

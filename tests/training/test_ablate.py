@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -147,6 +148,9 @@ def test_page_is_grouped_as_the_theory(tmp_path: Path) -> None:
     saved = json.loads(page.with_suffix(".json").read_text())
     assert saved["settings"] == {"epochs": "4"}
     assert saved["rows"][2]["effects"][VALID]["change"] == pytest.approx(0.1)
+    table = page.with_suffix(".md").read_text()
+    assert "| **Activation** |" in table
+    assert re.search(r"^\| L1 \| 1 \| \d+ \| \**\+10\.0\** \(", table, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
