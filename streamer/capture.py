@@ -1,11 +1,4 @@
-"""Camera or file to frames, through FFmpeg: the only module that imports PyAV.
-
-The analysis picture is the luma plane as the decoder wrote it, without a copy. Its range is left as
-it is: most cameras send limited range (16..235), MJPEG and some phones full range (0..255). What
-has no 8-bit luma plane (RGB, GIF, 10 bit) is converted to full-range grey.
-
-Legend: H W pixels.
-"""
+"""Camera or file to frames, through FFmpeg: opening, reading, decoding, and the time of each."""
 
 from __future__ import annotations
 
@@ -14,16 +7,15 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 import av
-import numpy as np
 from av.codec.context import ThreadType
 from av.stream import Disposition
-from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from streamer import reach
 from streamer.burst import Burst, Times
 from streamer.errors import SourceError, SourceReason
 from streamer.faults import fault_of
+from streamer.picture import Upright
 from streamer.source import CaptureOptions, Continuity, DiscardReason, SourceInfo
 from streamer.timeline import FileTimeline, LiveTimeline, Pacer, RtcpClock
 from streamer.types import Frame
@@ -36,9 +28,8 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
     from streamer.stages import Clock
-    from streamer.types import BGR, U8
 
-__all__ = ["CaptureOptions", "MediaSource", "luma_of", "open_source"]
+__all__ = ["MediaSource", "open_source"]
 
 NS: Final = 1_000_000_000
 MAX_BROKEN: Final = 50
@@ -49,50 +40,8 @@ those that stretch it for still scenes stay under 20 s."""
 MAX_PIXELS: Final = 1 << 26
 """Twice an 8K picture; a stream that claims more would take gigabytes."""
 
-_LUMA: Final = frozenset(
-    {"gray", "nv12", "nv21", "nv16", "nv24", "nv42", "yuv410p", "yuva420p", "yuva422p", "yuva444p"}
-    | {f"yuv{full}{sampling}p" for full in ("", "j") for sampling in (411, 420, 422, 440, 444)}
-)
-"""Pixel formats whose plane 0 is 8-bit luma."""
-_PACKED: Final = {"yuyv422": 0, "yvyu422": 0, "uyvy422": 1}
-"""Packed formats of web cams: every second byte is luma, from this one on."""
 _TIMELESS: Final = frozenset({"mpjpeg", "mjpeg", "h264", "hevc", "m4v"})
 """Live streams in these carry no time stamps; FFmpeg would invent 25 fps."""
-
-
-class _Picture:
-    """A decoded picture that can be had in colour; keeps the decoder's buffer."""
-
-    __slots__ = ("_frame", "_turns")
-
-    def __init__(self, frame: VideoFrame, turns: int) -> None:
-        self._frame = frame
-        self._turns = turns
-
-    def bgr(self) -> BGR:
-        """Convert to colour, (H, W, 3) uint8; a converter of its own, so that threads may ask."""
-        colour = VideoReformatter().reformat(self._frame, format="bgr24").to_ndarray()
-        return np.ascontiguousarray(np.rot90(colour, self._turns)).astype(np.uint8, copy=False)
-
-
-def luma_of(frame: VideoFrame) -> U8:
-    """Return the luma plane, (H, W) uint8, read-only.
-
-    A view of the decoder's buffer, which it keeps alive; a copy only for packed formats, and a
-    conversion for those without 8-bit luma.
-    """
-    name = frame.format.name
-    width, height = frame.width, frame.height
-    if name not in _LUMA and name not in _PACKED:
-        frame = VideoReformatter().reformat(frame, format="gray")
-    plane = frame.planes[0]
-    rows_HS: U8 = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
-    if name in _PACKED:
-        luma_HW = np.ascontiguousarray(rows_HS[:height, _PACKED[name] : 2 * width : 2])
-    else:
-        luma_HW = rows_HS[:height, :width]
-    luma_HW.flags.writeable = False  # the decoder predicts the next picture from this memory
-    return luma_HW
 
 
 def open_source(
@@ -309,13 +258,16 @@ class MediaSource:
         pts, key_pts = picture.pts, self._key_pts
         return pts is not None and key_pts is not None and pts >= key_pts
 
-    def _frame(self, picture: VideoFrame) -> Frame:
-        times = self._burst.times_of(picture.pts) or self._times(picture.time)
-        luma_HW = self._luma(picture)
-        turns = round(picture.rotation / 90) % 4 if picture.rotation else 0
-        if turns:  # phone videos; OpenCV and the runtimes need rows in order, hence the copy
-            luma_HW = np.ascontiguousarray(np.rot90(luma_HW, turns))
-            luma_HW.flags.writeable = False
+    def _frame(self, decoded: VideoFrame) -> Frame:
+        times = self._burst.times_of(decoded.pts) or self._times(decoded.time)
+        picture = Upright(decoded)
+        try:
+            luma_HW = picture.luma()
+        except av.FFmpegError:
+            raise self._error(
+                SourceReason.CODEC_UNSUPPORTED,
+                f"pictures of the format {decoded.format.name} cannot be read",
+            ) from None
         self._continuity.seq += 1
         self._continuity.media_s = times.media_s
         return Frame(
@@ -326,17 +278,8 @@ class MediaSource:
             monotonic_ns=times.arrival_ns,
             media_s=times.media_s,
             clock=times.clock,
-            picture=_Picture(picture, turns),
+            picture=picture,
         )
-
-    def _luma(self, picture: VideoFrame) -> U8:
-        try:
-            return luma_of(picture)
-        except av.FFmpegError:
-            raise self._error(
-                SourceReason.CODEC_UNSUPPORTED,
-                f"pictures of the format {picture.format.name} cannot be read",
-            ) from None
 
     def _times(self, pts_s: float | None) -> Times:
         return self._live_times(pts_s) if self.info.live else self._file_times(pts_s)

@@ -16,13 +16,14 @@ from streamer.analyse.samples import Samples
 from streamer.analyse.summary import write_dwells, write_summary
 from streamer.analyse.thumbnails import ThumbnailSheet
 from streamer.analyse.video import AnnotatedVideo
-from streamer.capture import CaptureOptions, open_source
+from streamer.capture import open_source
 from streamer.envelope import Numbering
 from streamer.errors import SourceError, SourceReason, StreamerError
 from streamer.events import CameraOffline, CameraOnline, Event
 from streamer.metrics import Metrics
 from streamer.models import make_pipeline
 from streamer.pace import Pace
+from streamer.source import CaptureOptions
 
 if TYPE_CHECKING:
     import threading

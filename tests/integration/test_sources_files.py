@@ -14,9 +14,10 @@ import cv2
 import numpy as np
 import pytest
 
-from streamer.capture import luma_of, open_source
+from streamer.capture import open_source
 from streamer.clock import SystemClock
 from streamer.errors import SourceError, SourceReason
+from streamer.picture import luma_of
 from streamer.source import CaptureOptions, Continuity
 
 if TYPE_CHECKING:
