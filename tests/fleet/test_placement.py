@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import random
 
 SITES = st.sampled_from(["north", "south"])
+promise = settings(max_examples=50, deadline=None)  # the machine may be busy
 COSTS = st.sampled_from([0.3, 0.5, 1.0, 1.7, 4.0])
 
 
@@ -72,7 +73,7 @@ def moved(before: Placement, after: Placement) -> dict[str, str]:
     return {c: n for c, n in after.homes.items() if before.homes.get(c, n) != n}
 
 
-@settings(deadline=None)  # the machine may be busy
+@promise
 @given(fleets())
 def test_every_camera_is_where_it_may_be_or_waits_with_a_reason(
     fleet: tuple[list[Camera], list[Node], dict[str, str]],
@@ -96,7 +97,7 @@ def test_every_camera_is_where_it_may_be_or_waits_with_a_reason(
     assert all(total <= by_name[name].capacity + 1e-6 for name, total in load.items())
 
 
-@settings(deadline=None)  # the machine may be busy
+@promise
 @given(fleets())
 def test_placing_again_moves_nothing(
     fleet: tuple[list[Camera], list[Node], dict[str, str]],
@@ -107,7 +108,7 @@ def test_placing_again_moves_nothing(
     assert place(cameras, nodes, placement.homes) == placement
 
 
-@settings(deadline=None)  # the machine may be busy
+@promise
 @given(fleets(), st.randoms(use_true_random=False))
 def test_the_order_of_what_is_given_does_not_matter(
     fleet: tuple[list[Camera], list[Node], dict[str, str]], dice: random.Random
@@ -121,7 +122,7 @@ def test_the_order_of_what_is_given_does_not_matter(
     assert msgspec.json.encode(place(cameras, nodes, dict(where))) == msgspec.json.encode(placement)
 
 
-@settings(deadline=None)  # the machine may be busy
+@promise
 @given(fleets(costs=st.just(1.0)))
 def test_with_equal_cameras_as_many_are_placed_as_can_be(
     fleet: tuple[list[Camera], list[Node], dict[str, str]],
@@ -139,7 +140,7 @@ def test_with_equal_cameras_as_many_are_placed_as_can_be(
     assert len(place(cameras, nodes, now).homes) == most
 
 
-@settings(deadline=None)  # the machine may be busy
+@promise
 @given(fleets(costs=st.just(1.0), needy=False), st.sampled_from([2.0, 5.0, 8.0]))
 def test_a_node_that_joins_takes_its_share_and_no_other_moves(
     fleet: tuple[list[Camera], list[Node], dict[str, str]], capacity: float
@@ -158,7 +159,7 @@ def test_a_node_that_joins_takes_its_share_and_no_other_moves(
             assert (empty + 1) / small > (full - 1) / large - 1e-6
 
 
-@settings(deadline=None)  # the machine may be busy
+@promise
 @given(fleets(costs=st.just(1.0), needy=False), st.data())
 def test_a_node_that_leaves_moves_nobody_but_its_own(
     fleet: tuple[list[Camera], list[Node], dict[str, str]], data: st.DataObject
@@ -176,7 +177,7 @@ def test_a_node_that_leaves_moves_nobody_but_its_own(
     assert drained.homes == after.homes
 
 
-@settings(deadline=None)  # the machine may be busy
+@promise
 @given(fleets(costs=st.just(1.0), needy=False), st.data())
 def test_a_camera_that_is_removed_moves_one_other_at_most(
     fleet: tuple[list[Camera], list[Node], dict[str, str]], data: st.DataObject

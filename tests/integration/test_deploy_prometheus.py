@@ -21,13 +21,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from prometheus_client import CollectorRegistry
+from starlette.responses import Response
+from starlette.routing import Route
 
+from streamer.fleet.discovery import CONTENT_TYPE, FLEET_JOB, Target, body
+from streamer.fleet.metrics import FleetMetrics
+from streamer.fleet.placement import Camera, Node, place
 from streamer.metrics import DropReason, Metrics
 from streamer.web import LiveView, WebOptions, WebServer
 from tests.fakes_web import FakeState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from starlette.requests import Request
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 DASHBOARD = DEPLOY / "grafana" / "dashboards" / "streamer.json"
@@ -55,8 +62,9 @@ def dashboard() -> dict[str, Any]:
 
 
 def panels() -> list[dict[str, Any]]:
-    """Return the panels that show something."""
-    return [panel for panel in dashboard()["panels"] if panel["type"] != "row"]
+    """Return the panels that show something, those in folded rows included."""
+    found = [panel for row in dashboard()["panels"] for panel in (row, *row.get("panels", ()))]
+    return [panel for panel in found if panel["type"] != "row"]
 
 
 def queries() -> list[str]:
@@ -89,7 +97,17 @@ def example() -> Metrics:
     return metrics
 
 
-def series_names(metrics: Metrics) -> set[str]:
+def fleet_example() -> FleetMetrics:
+    """Return the metrics of a fleet with one node and the camera of ``example``."""
+    metrics = FleetMetrics(CollectorRegistry())
+    cameras, nodes = [Camera(name="lobby")], [Node(name="a", capacity=16)]
+    metrics.show(cameras, nodes, place(cameras, nodes, {}))
+    metrics.placement_seconds.observe(0.01)
+    metrics.takeover_seconds.observe(9.0)
+    return metrics
+
+
+def series_names(metrics: Metrics | FleetMetrics) -> set[str]:
     """Return every name that a scrape has."""
     return {sample.name for family in metrics.registry.collect() for sample in family.samples}
 
@@ -116,7 +134,7 @@ def test_the_metrics_of_a_query_are_recognised() -> None:
 
 def test_every_metric_of_rules_and_dashboard_exists() -> None:
     """Nothing waits for a series that the daemon never exports."""
-    known = series_names(example()) | OF_PROMETHEUS
+    known = series_names(example()) | series_names(fleet_example()) | OF_PROMETHEUS
     named = {name for query in queries() for name in metrics_in(query)}
     assert len(named) > 20
     for rule in rules():
@@ -129,7 +147,8 @@ def test_every_label_of_rules_and_dashboard_exists() -> None:
     """A label that is misspelt would match nothing, silently."""
     labels = {
         label
-        for family in example().registry.collect()
+        for registry in (example().registry, fleet_example().registry)
+        for family in registry.collect()
         for sample in family.samples
         for label in sample.labels
     } | {"job", "instance", "alertname", "alertstate"}
@@ -149,9 +168,10 @@ def test_every_alert_says_what_it_is_and_what_to_do() -> None:
 
 def test_the_panels_of_the_dashboard_fit() -> None:
     """Ids are unique, no panel covers another, each has a unit of text and the chosen source."""
-    ids = [panel["id"] for panel in dashboard()["panels"]]
+    rows = [panel for panel in dashboard()["panels"] if panel["type"] == "row"]
+    ids = [panel["id"] for panel in rows + panels()]
     assert len(ids) == len(set(ids))
-    for first, second in combinations([p["gridPos"] for p in dashboard()["panels"]], 2):
+    for first, second in combinations([p["gridPos"] for p in rows + panels()], 2):
         apart_x = first["x"] + first["w"] <= second["x"] or second["x"] + second["w"] <= first["x"]
         apart_y = first["y"] + first["h"] <= second["y"] or second["y"] + second["h"] <= first["y"]
         assert apart_x or apart_y, (first, second)
@@ -209,16 +229,57 @@ def daemon() -> Iterator[tuple[Metrics, int]]:
 
 
 @pytest.fixture
-def prometheus(daemon: tuple[Metrics, int], tmp_path: Path) -> Iterator[str]:
-    """The address of a Prometheus with the configuration and the rules of deploy/."""
+def fleet(daemon: tuple[Metrics, int]) -> Iterator[tuple[FleetMetrics, int]]:
+    """The web server of a fleet whose one node is that daemon, and its port."""
+    metrics = fleet_example()
+    port = 0
+
+    async def discovery(_request: Request) -> Response:
+        nodes = [Target(node="a", address=f"127.0.0.1:{daemon[1]}", labels={"rack-no": "7"})]
+        content = body(nodes, fleet=f"127.0.0.1:{port}")
+        return Response(content, headers={"content-type": CONTENT_TYPE})
+
+    daemons = Metrics(CollectorRegistry())
+    server = WebServer(
+        options=WebOptions(bind="127.0.0.1:0", token=TOKEN),
+        state=FakeState(registry=metrics.registry),
+        live=LiveView(clock=time, metrics=daemons, pictures="omit"),
+        metrics=daemons,
+        clock=time,
+        more=[Route("/discovery", discovery)],
+    )
+    server.start()
+    port = int(server.url.rstrip("/").rpartition(":")[2])
+    yield metrics, port
+    assert server.stop(5.0)
+
+
+def scrape(file: str, folder: Path, addresses: dict[str, str]) -> dict[str, Any]:
+    """Return a configuration of deploy/ with a token of our own and other addresses."""
+    (folder / "http-token").write_text(TOKEN)
+    text = (DEPLOY / "prometheus" / file).read_text()
+    for shipped, ours in {**addresses, "/run/secrets": str(folder)}.items():
+        assert shipped in text
+        text = text.replace(shipped, ours)
+    config: dict[str, Any] = yaml.safe_load(text)
+    return config
+
+
+@pytest.fixture
+def prometheus(
+    request: pytest.FixtureRequest,
+    daemon: tuple[Metrics, int],
+    fleet: tuple[FleetMetrics, int],
+    tmp_path: Path,
+) -> Iterator[str]:
+    """The address of a Prometheus with a configuration and the rules of deploy/."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
-    (job,) = config["scrape_configs"]
-    (tmp_path / "http-token").write_text(TOKEN)
-    assert job["authorization"] == {"credentials_file": "/run/secrets/http-token"}
-    job["authorization"]["credentials_file"] = str(tmp_path / "http-token")
-    job["static_configs"][0]["targets"] = [f"127.0.0.1:{daemon[1]}"]
+    addresses = {
+        "prometheus.yml": {"streamer:9108": f"127.0.0.1:{daemon[1]}"},
+        "fleet.yml": {"streamer-fleet:9108": f"127.0.0.1:{fleet[1]}"},
+    }
+    config = scrape(request.param, tmp_path, addresses[request.param])
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     shutil.copy(DEPLOY / "prometheus" / "rules.yml", tmp_path)
     (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
@@ -264,11 +325,22 @@ def within(seconds: float, prometheus: str, query: str) -> list[dict[str, Any]]:
 
 
 @needs_prometheus
-def test_a_real_prometheus_answers_every_query(
-    daemon: tuple[Metrics, int], prometheus: str
-) -> None:
-    """The scrape with the token works, every rule is evaluated, every panel has data."""
+@pytest.mark.parametrize("prometheus", ["prometheus.yml"], indirect=True)
+def test_a_real_prometheus_scrapes_one_daemon(prometheus: str) -> None:
+    """The configuration for a single daemon works, token included, and has no fleet's alerts."""
     assert within(30, prometheus, 'up{job="streamer"} == 1')
+    assert not within(0, prometheus, f'up{{job="{FLEET_JOB}"}}')
+
+
+@needs_prometheus
+@pytest.mark.parametrize("prometheus", ["fleet.yml"], indirect=True)
+def test_a_real_prometheus_answers_every_query(
+    daemon: tuple[Metrics, int], fleet: tuple[FleetMetrics, int], prometheus: str
+) -> None:
+    """The fleet names what to scrape, every rule is evaluated, every panel has data."""
+    (up,) = within(30, prometheus, 'up{job="streamer"} == 1')
+    assert (up["metric"]["node"], up["metric"]["node_rack_no"]) == ("a", "7")
+    assert within(30, prometheus, f'up{{job="{FLEET_JOB}"}} == 1')
     assert within(30, prometheus, 'count_over_time(up{job="streamer"}[1m]) > 3')
     for query in queries():
         ready = query.replace("$__rate_interval", "1m").replace("$instance", ".*")
@@ -281,5 +353,7 @@ def test_a_real_prometheus_answers_every_query(
     assert {rule["health"] for rule in states.values()} == {"ok"}, states
     daemon[0].camera("lobby").up.set(0)
     daemon[0].camera("lobby").dropped[DropReason.OVERLOAD].inc()
+    fleet[0].cameras.labels("waiting").set(1)
     (alert,) = within(20, prometheus, 'ALERTS{alertname="StreamerCameraDown"}')
     assert (alert["metric"]["camera"], alert["metric"]["alertstate"]) == ("lobby", "pending")
+    assert within(20, prometheus, 'ALERTS{alertname="StreamerFleetCamerasWaiting"}')
