@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import psutil
 
+from streamer.memory import TRIM_S
 from tests.daemon import DaemonProcess
 from tests.rtsp_server import RtspServer
 from tests.unrest import (
@@ -316,7 +317,7 @@ def _rounds(plan: Plan, site: _Site, report: Report, say: Callable[[str], object
     while (gone_s := time.monotonic() - begin_s) < 60.0 * plan.minutes:
         site.round(min(30.0, 6.0 * plan.minutes))
         _wait_online(site)
-        time.sleep(2.0)
+        time.sleep(TRIM_S + 2.0)  # what the faults needed is free, and given back
         memory = process.memory_info()
         rest = Rest(
             minute=round((time.monotonic() - begin_s) / 60.0, 2),
