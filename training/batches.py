@@ -14,7 +14,7 @@ from torch import Tensor
 
 from streamer.errors import ConfigError
 from training.augment import augment, framings, mix, pair_weights, reach
-from training.data.balance import draw_rates, epoch_order
+from training.data.balance import draw_rates, epoch_order, thinned
 from training.data.labels import prior, targets
 from training.workers import Rows, Workers
 
@@ -66,6 +66,9 @@ class Batches:
             )
         train = faces.part("train")
         targets_NK, usable_N = targets(train, config.labels)
+        usable_N[usable_N] = thinned(
+            targets_NK[usable_N], train.images_NHW[usable_N], config.balance
+        )
         train, targets_NK = train.rows(usable_N), targets_NK[usable_N]
         if len(train) == 0:
             raise ConfigError("the face set has no usable picture in its split 'train'")

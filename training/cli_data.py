@@ -24,12 +24,23 @@ def import_data(
     detector: Annotated[
         Path | None, typer.Option("--detector", metavar="ONNX", help="YuNet's model file.")
     ] = None,
+    near: Annotated[
+        bool,
+        typer.Option(
+            "--near/--equal",
+            help="Leave pictures out of validation and test that look like one of another split, "
+            "or only those that are equal to one.",
+        ),
+    ] = True,
 ) -> None:
     """Read a corpus in one of the public formats, find the eyes and write a cache."""
     from training.data.sources import make_cache
 
-    count = make_cache(kind, source, out, _detector(detector), _Counter("pictures"))
+    counter = _Counter("pictures")
+    count, marked = make_cache(kind, source, out, _detector(detector), counter, near=near)
     typer.echo(f"{out}: {count} rows")
+    if marked:
+        typer.echo(f"{marked} of them show a picture of another split; scores leave them out")
 
 
 @data_app.command("formats")

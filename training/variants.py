@@ -52,6 +52,8 @@ _TABLE: dict[str, dict[str, tuple[str, ...]]] = {
     "Imbalance": {
         "classes as they come": ('balance.kind="natural"',),
         "undersampling of large classes": ('balance.kind="under"',),
+        "large classes without equal pictures": ("balance.alike=0.9",),
+        "large classes without look-alikes": ("balance.alike=0.7",),
         "cyclic training": ('balance.kind="cyclic"',),
         "all classes alike": ("balance.power=0",),
         "no logit adjustment": ("loss.adjust=0",),

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import pytest
 
+from training.data import cache
 from training.data.advice import advice
 from training.data.audit import audit
 from training.data.coverage import properties, spread
-from training.data.duplicates import hashes, near_duplicates
+from training.data.duplicates import first_of_alike, hashes, mark_leaks, near_duplicates
 from training.data.faces import CLASSES, FaceSet
 from training.data.learning import law
+from training.data.sources import make_cache
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def photographs(n: int, seed: int) -> np.ndarray:
@@ -69,6 +75,50 @@ def test_a_marked_leak_is_no_news() -> None:
     assert audit(same).groups_cut == 1
     marked = audit(replace(same, leak_N=np.array([False, False, False, True])))
     assert (marked.groups_cut, marked.across_count, marked.leaks_marked) == (0, 0, 1)
+
+
+def brighter(image: np.ndarray) -> np.ndarray:
+    """Return the same photograph under another light."""
+    return cv2.convertScaleAbs(image, alpha=0.8, beta=30)
+
+
+def test_what_looks_alike_across_splits_is_marked() -> None:
+    """A test picture like a training one, and a validation picture like a test one; no other."""
+    images = photographs(7, 1).astype(np.uint8)
+    images[4], images[3], images[1] = map(brighter, (images[0], images[5], images[2]))
+    split = np.array(["train", "train", "train", "valid", "test", "test", "test"])
+    faces = mark_leaks(FaceSet.of(images, np.zeros(7, np.int64), split))
+    assert faces.leak_N.tolist() == [False, False, False, True, True, False, False]
+    found = audit(faces)
+    assert (found.across_count, found.leaks_marked, found.leaks_near) == (0, 2, 2)
+    assert found.near_pairs == {"test/train": 1, "test/valid": 1, "train": 1}
+
+
+def test_an_import_marks_what_looks_alike_unless_told_not_to(tmp_path: Path) -> None:
+    """Of two training pictures one has an equal in test and one a brighter copy there."""
+    images = photographs(3, 1).astype(np.uint8)
+    rows = [
+        *((image, "Training") for image in images),
+        (images[0], "PrivateTest"),
+        (brighter(images[1]), "PrivateTest"),
+    ]
+    lines = [f"3,{' '.join(map(str, image.ravel()))},{usage}" for image, usage in rows]
+    table = tmp_path / "fer2013.csv"
+    table.write_text("\n".join(["emotion,pixels,Usage", *lines]) + "\n")
+    for near, alike in ((True, 1), (False, 0)):
+        out = tmp_path / f"{near}.npz"
+        assert make_cache("fer2013", table, out, None, near=near) == (5, 1 + alike)
+        found = audit(cache.load(out).faces)
+        assert (found.leaks_marked, found.leaks_near) == (1 + alike, alike)
+        assert found.across_count == 1 - alike
+
+
+def test_the_first_of_alike_pictures_stays() -> None:
+    """A copy goes; what is like one that went but not like one that stayed is kept."""
+    one, other = photographs(2, 5).astype(np.float64)
+    images = [one, other, brighter(one.astype(np.uint8)), 0.5 * (one + other), one * 0.5]
+    kept = first_of_alike(np.stack(images).astype(np.uint8), 0.9)
+    assert kept.tolist() == [True, True, False, True, False]
 
 
 def test_poses_by_hand() -> None:

@@ -11,10 +11,13 @@ import pytest
 
 from streamer.errors import ConfigError
 from streamer.types import U8, Detections
+from training.batches import Batches
 from training.data import cache, packed
 from training.data.balance import BalanceConfig, draw_rates, epoch_order
 from training.data.faces import CLASSES, FaceSet
 from training.data.labels import LabelConfig, majority, prior, targets
+from training.recipes import recipe
+from training.workers import Workers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,6 +95,20 @@ def test_under_sampling_cuts_large_classes_to_the_ratio() -> None:
     rates = draw_rates(wanted, BalanceConfig(kind="under", ratio=4.0))
     np.testing.assert_allclose(rates[:100], 0.2, rtol=1e-5)
     np.testing.assert_allclose(rates[100:], 1.0)
+
+
+def test_look_alikes_of_large_classes_are_not_trained_on(faces: FaceSet) -> None:
+    """Each of 16 happy faces is there three times, and one of two sad ones twice: 16, and all."""
+    train = faces.part("train")
+    top = train.votes_NK.argmax(axis=1)
+    happy, sad = (np.flatnonzero(top == k) for k in (1, 3))
+    some = train.rows(np.concatenate([happy, happy, happy, sad[:2], sad[:1]]))
+    config = recipe("smoke")
+    for alike, shown in ((0.0, 48), (0.999, 16)):
+        balance = BalanceConfig(kind="natural", alike=alike)
+        counts = Batches(replace(config, balance=balance), some, Workers.now()).counts(head=False)
+        assert counts[1] == pytest.approx(shown, rel=1e-3)
+        assert counts[3] == pytest.approx(3, rel=1e-3)
 
 
 def test_cyclic_training_shows_each_part_of_a_large_class_in_turn() -> None:

@@ -35,7 +35,8 @@ def _leaks(audit: Audit) -> list[str]:
     if audit.across_count:
         out.append(
             f"{audit.across_count} pairs of pictures look the same across two splits and neither "
-            "is marked: look at the list and take one of each pair out before you trust a score."
+            "is marked: import again, which marks them, or take one of each pair out before you "
+            "trust a score."
         )
     if audit.groups_cut:
         out.append(
@@ -45,8 +46,8 @@ def _leaks(audit: Audit) -> list[str]:
     inside = sum(n for key, n in audit.near_pairs.items() if "/" not in key)
     if inside > audit.faces // 100:
         out.append(
-            f"{inside} pairs within a split look the same: they count double; prune them or group "
-            "them."
+            f"{inside} pairs within a split look the same: they count double; group them, or train "
+            "with `--set balance.alike=0.9`, which shows one of each in large classes."
         )
     return out
 

@@ -43,7 +43,8 @@ class Audit:
         near_pairs: pairs that look the same, within a split and across two.
         across: names of pairs across two splits of which neither is marked as a leak.
         across_count: how many of those there are.
-        leaks_marked: evaluation pictures marked as being in train.
+        leaks_marked: evaluation pictures marked as being in another split.
+        leaks_near: those of them that are equal to none and look like one.
         coverage: how each of ``coverage.PROPERTIES`` is distributed, where it is known.
         learning: how a quick model's error falls with more pictures; None: not looked at.
         doubts: which labels it doubts; None: not looked at.
@@ -61,6 +62,7 @@ class Audit:
     across: list[tuple[str, str]]
     across_count: int
     leaks_marked: int
+    leaks_near: int
     coverage: dict[str, Spread]
     learning: LearningCurve | None
     doubts: Doubts | None
@@ -102,6 +104,7 @@ def audit(faces: FaceSet, *, learn_from: int = 0) -> Audit:
         across=[(_place(faces, a), _place(faces, b)) for a, b in across[:_SHOWN]],
         across_count=len(across),
         leaks_marked=int(faces.leak_N.sum()),
+        leaks_near=_leaks_near(faces),
         coverage={name: s for name in PROPERTIES if (s := spreads[name]) is not None},
         learning=learning,
         doubts=doubtful,
@@ -146,6 +149,14 @@ def _pairs_by_split(faces: FaceSet, pairs: list[tuple[int, int]]) -> dict[str, i
 def _unmarked(faces: FaceSet, a: int, b: int) -> bool:
     marked = bool(faces.leak_N[a] or faces.leak_N[b])
     return bool(faces.split_N[a] != faces.split_N[b]) and not marked
+
+
+def _leaks_near(faces: FaceSet) -> int:
+    of = {s: {row.tobytes() for row in faces.images_NHW[faces.split_N == s]} for s in SPLITS}
+    return sum(
+        not any(faces.images_NHW[row].tobytes() in of[s] for s in SPLITS if s != faces.split_N[row])
+        for row in np.flatnonzero(faces.leak_N)
+    )
 
 
 def _place(faces: FaceSet, row: int) -> str:

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 
 from streamer.errors import ConfigError
+from training.data.duplicates import first_of_alike
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from streamer.types import F32
+    from streamer.types import F32, U8
 
-__all__ = ["BalanceConfig", "draw_rates", "epoch_order"]
+__all__ = ["BalanceConfig", "draw_rates", "epoch_order", "thinned"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,11 +32,14 @@ class BalanceConfig:
             into parts, one part an epoch, while small ones are repeated whole.
         power: 1 natural, 0 all classes alike.
         ratio: for "under" and "cyclic", largest class over smallest within an epoch.
+        alike: before all this, of the pictures of a large class that look alike only the first is
+            kept: the correlation from which they do; 0.9 is the same photograph; 0: all are kept.
     """
 
     kind: str = "power"
     power: float = 0.5
     ratio: float = 4.0
+    alike: float = 0.0
 
 
 def draw_rates(targets_NK: F32, config: BalanceConfig) -> F32:
@@ -70,6 +74,28 @@ def draw_rates(targets_NK: F32, config: BalanceConfig) -> F32:
         )
     top_class = targets_NK.argmax(axis=1)
     return np.asarray(keep[top_class], np.float32)
+
+
+def thinned(targets_NK: F32, images_NHW: U8, config: BalanceConfig) -> NDArray[np.bool_]:
+    """Return which pictures stay where look-alikes of large classes go.
+
+    A class is large when it has more pictures than the median class. A picture is of its likeliest
+    class.
+
+    Args:
+        targets_NK: target distributions.
+        images_NHW: the pictures.
+        config: how; with ``alike`` 0 all stay.
+    """
+    kept = np.ones(len(targets_NK), np.bool_)
+    if config.alike == 0.0:
+        return kept
+    top_class = targets_NK.argmax(axis=1)
+    sizes = np.bincount(top_class, minlength=targets_NK.shape[1])
+    for k in np.flatnonzero(sizes > np.median(sizes[sizes > 0])):
+        rows = np.flatnonzero(top_class == k)
+        kept[rows] = first_of_alike(images_NHW[rows], config.alike)
+    return kept
 
 
 def epoch_order(rates_N: F32, epoch: int, seed: int) -> NDArray[np.int64]:

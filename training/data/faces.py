@@ -45,7 +45,7 @@ class FaceSet:
         split_N: one of ``SPLITS``.
         group_N: what must not be cut by a split: a subject, a video or a set of duplicates.
         name_N: the picture's name in its corpus.
-        leak_N: an evaluation picture that is also in train; every score leaves it out.
+        leak_N: an evaluation picture that is also in another split; every score leaves it out.
         eyes_N22: eye centres (x, y) in pixels of the picture, float32; NaN where none were found.
         boxes_N4: the face's box, xyxy in pixels of the picture, float32; NaN likewise.
     """
@@ -90,6 +90,10 @@ class FaceSet:
     def with_landmarks(self, eyes_N22: F32, boxes_N4: F32) -> FaceSet:
         """Return the same faces with eyes and boxes as a detector found them."""
         return replace(self, eyes_N22=eyes_N22, boxes_N4=boxes_N4)
+
+    def leaking(self, leak_N: NDArray[np.bool_]) -> FaceSet:
+        """Return the same faces with other marks of what is also in train."""
+        return replace(self, leak_N=leak_N)
 
     def named(self, name_N: NDArray[np.str_], group_N: NDArray[np.str_]) -> FaceSet:
         """Return the same faces under other names and in other groups."""

@@ -9,6 +9,7 @@ from training.data import cache
 from training.data.ckplus import read_ckplus, read_ckplus_clips
 from training.data.clips import ClipSet
 from training.data.corpora import read_affectnet, read_expw, read_rafdb
+from training.data.duplicates import mark_leaks
 from training.data.fer2013 import read_fer2013_with_votes, read_ferplus_folder
 from training.data.folders import read_folders
 from training.data.packed import read_ckplus48, read_ferplus
@@ -64,7 +65,9 @@ def make_cache(
     out: Path,
     detector: Detector | None,
     progress: Callable[[int], None] = lambda _: None,
-) -> int:
+    *,
+    near: bool = True,
+) -> tuple[int, int]:
     """Import a corpus and write its cache.
 
     Args:
@@ -74,9 +77,10 @@ def make_cache(
         detector: finds the eyes, so that crops can be cut as the daemon cuts them; None: the
             corpus' own framing is all there is.
         progress: told the number of pictures whose eyes were looked for.
+        near: mark pictures that look like one of another split as leaks, not equal ones alone.
 
     Returns:
-        The number of pictures, or of clips.
+        The number of pictures, or of clips, and how many leaks were marked beside the corpus' own.
 
     Raises:
         ConfigError: when the kind is unknown or the corpus is not of that kind.
@@ -87,14 +91,16 @@ def make_cache(
         read = _DETECTED[kind](source, detector)
         if isinstance(read, ClipSet):
             read.save(out)
-            return len(read)
+            return len(read), 0
         faces = read
     else:
         faces = _read(kind, source)
+    known = int(faces.leak_N.sum())
+    faces = mark_leaks(faces, near=near)
     if detector is not None:
         faces = cache.find_landmarks(faces, detector, progress)
     cache.save(out, faces, [source] if source.is_file() else [])
-    return len(faces)
+    return len(faces), int(faces.leak_N.sum()) - known
 
 
 def _read(kind: str, source: Path) -> FaceSet:
