@@ -21,8 +21,8 @@ __all__ = ["first_of_alike", "hashes", "mark_leaks", "near_duplicates"]
 _NEAR_BITS = 6
 """Pictures whose 64-bit hashes differ by so few bits are compared."""
 _SAME = 0.9
-"""Correlation from which two pictures are the same photograph: of FER2013's pairs across splits, 19 of
-the 24 closest to it were and all of 24 drawn from the rest; one of 8 between 0.80 and 0.85."""
+"""Correlation from which two pictures are the same photograph: of FER2013's pairs, 19 of
+the 24 closest above it were and 24 of 24 others above; one of 8 between 0.80 and 0.85."""
 _COARSE = 24  # side at which pictures are compared: free of JPEG noise and of a pixel's shift
 _HASH_SIDE = 8
 _BANDS = 4
