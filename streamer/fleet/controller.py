@@ -7,6 +7,7 @@ said that it does not, or its lease is over, by which time its daemon has been k
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -15,7 +16,8 @@ from streamer import __version__
 from streamer.errors import ConfigError, StreamerError
 from streamer.fleet.link import Orders, packed
 from streamer.fleet.member import Member
-from streamer.fleet.placement import Camera, Node, place
+from streamer.fleet.metrics import Lost
+from streamer.fleet.placement import Camera, Node, Placement, place
 from streamer.fleet.settings import Need
 from streamer.fleet.state import Added, Held, State
 from streamer.fleet.status import CameraStatus, NodeStatus
@@ -32,20 +34,26 @@ __all__ = ["Controller", "Counts"]
 _SETTLE_S: Final = 4.0
 """After the first node so long is waited for the others: else the first would get all cameras, to
 give most of them away again."""
+_SILENT_S: Final = 3.0  # a node beats once a second
 
 
 class Counts(msgspec.Struct, kw_only=True):
     """What has happened since the start.
 
     Attributes:
-        moves: cameras that were taken from one node and given to another.
-        losses: cameras whose node's lease ended.
+        moves: cameras that were taken from a living node and given to another.
+        losses: cameras whose node or agent was lost.
         fenced: nodes whose lease ended.
+        takeovers: of cameras that run again after a loss since they were last taken from here:
+            what was lost, and the time from its last sign of life, seconds.
+        placings_s: how long each placement took since the last was taken from here.
     """
 
     moves: int = 0
     losses: int = 0
     fenced: int = 0
+    takeovers: list[tuple[Lost, float]] = []
+    placings_s: list[float] = []
 
 
 class Controller:
@@ -59,13 +67,14 @@ class Controller:
 
     Attributes:
         counts: what has happened.
-        lost: cameras that have lost their node since ``take_lost``.
+        placed: cameras, nodes and placement of the last decision; None before the first.
     """
 
     def __init__(
         self, config: FleetConfig, *, state: State, save: Callable[[State], None], now_s: float
     ) -> None:
         self.counts = Counts()
+        self.placed: tuple[list[Camera], list[Node], Placement] | None = None
         self._config = config
         self._save = save
         self._saved = state
@@ -77,8 +86,12 @@ class Controller:
         self._draining = set(state.draining)
         self._waiting: dict[str, str] = {}
         ends_s = now_s + max(state.lease_s, config.fleet.lease_s) + 1.0
-        self._members = {node: Member.of(held, ends_s) for node, held in state.held.items()}
+        self._members = {
+            node: Member.of(held, lease_end_s=ends_s, now_s=now_s)
+            for node, held in state.held.items()
+        }
         self._lost: list[tuple[str, str]] = []
+        self._orphans: dict[str, tuple[Lost, float]] = {}
         self._settled_s: float | None = now_s if self._members else None
         self._expected = 0
         self._stopping = False
@@ -98,14 +111,19 @@ class Controller:
         about = beat.about
         member = self._members.get(about.node)
         if member is not None and member.about.run != about.run:
-            self._release(member)  # the new run has the lock: nothing of the old one is left
+            # the new run has the lock: nothing of the old one is left
+            self._release(member, Lost.DAEMON)
             member = None
         if member is None:
-            member = Member(about, held=frozenset(), lease_end_s=now_s)
+            member = Member(about, held=frozenset(), lease_end_s=now_s, now_s=now_s)
             self._members[about.node] = member
             if self._settled_s is None:
                 self._settled_s = now_s + _SETTLE_S
         member.hear(peer, beat, lease_s=self._lease_s, now_s=now_s)
+        if self._orphans and member.settled and beat.daemon == "running":
+            for camera in self._orphans.keys() & set(beat.holding):
+                reason, since_s = self._orphans.pop(camera)
+                self.counts.takeovers.append((reason, now_s - since_s))
 
     def plan(self, now_s: float) -> list[tuple[bytes, Orders]]:
         """Decide anew; return orders that should not wait for a beat.
@@ -116,7 +134,7 @@ class Controller:
         for member in list(self._members.values()):
             if now_s >= member.lease_end_s:
                 self.counts.fenced += 1
-                self._release(member)
+                self._release(member, Lost.NODE)
         if not self._settling(now_s):
             self._place(now_s)
             given = self._share_out()
@@ -161,9 +179,10 @@ class Controller:
         all_there = 0 < self._expected <= len(self._members)
         return now_s < self._settled_s and not all_there
 
-    def _release(self, member: Member) -> None:
+    def _release(self, member: Member, reason: Lost) -> None:
         """A node runs nothing any more."""
         self._lost += [(camera, member.about.name) for camera in sorted(member.may_hold)]
+        self._orphans |= dict.fromkeys(member.may_hold, (reason, member.heard_s))
         self.counts.losses += len(member.may_hold)
         del self._members[member.about.node]
 
@@ -173,10 +192,16 @@ class Controller:
         if asked == self._asked or self._stopping:
             return  # placing again what was placed moves nothing
         before, self._asked = self._homes, asked
-        placed = place(list(self._needs.values()), nodes, before)
+        cameras = list(self._needs.values())
+        begun_s = time.perf_counter()
+        placed = place(cameras, nodes, before)
+        self.counts.placings_s.append(time.perf_counter() - begun_s)
+        self.placed = (cameras, nodes, placed)
         self._homes, self._waiting = dict(placed.homes), dict(placed.waiting)
+        alive = {node.name for node in nodes}
         self.counts.moves += sum(
-            1 for camera, node in self._homes.items() if before.get(camera, node) != node
+            node != before.get(camera) and before.get(camera) in alive
+            for camera, node in self._homes.items()
         )
 
     def _named(self) -> dict[str, Member]:
@@ -333,6 +358,7 @@ class Controller:
             **{name: one for name, one in configured.items() if name not in self._removed},
             **{one.camera.name: one.camera for one in self._added},
         }
+        self._orphans = {c: one for c, one in self._orphans.items() if c in self._cameras}
         needs = {**fleet.cameras, **{one.camera.name: one.need for one in self._added}}
         self._needs = {}
         for name in self._cameras:
@@ -387,8 +413,7 @@ class Controller:
 
     def _node_state(self, member: Member, named: dict[str, Member], now_s: float) -> str:
         about = member.about
-        silent_s = self._lease_s - (member.lease_end_s - now_s) + 1.0
-        if member.beat is None or silent_s > self._lease_s / 2:
+        if member.beat is None or now_s - member.heard_s > _SILENT_S:
             return "silent"
         if about.version != __version__:
             return f"has version {about.version}"

@@ -58,6 +58,7 @@ class Hand:
         self.words = "not connected to the cluster yet"
         self._start = Start(address=address, place=place, local=local)
         self._told = told
+        self._nodes: int | None = None
         self._stopping = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
@@ -117,16 +118,19 @@ class Hand:
                     self._hear(msgspec.json.decode(line, type=View))
             self._channel = None
         self._process.wait()
-        if not self._stopping.is_set():
-            self.words = self.words if "no cluster" in self.words else "connection to it was lost"
-            log.warning("cluster_lost", why=self.words)
+        if not self._stopping.is_set() and self._nodes is not None:
+            self._nodes = None
+            self.words = "the connection to the cluster was lost; the nodes go on"
+            log.warning("cluster_lost")
 
     def _hear(self, view: View) -> None:
         if view.error:
-            self.words = view.error
+            if view.error != self.words:
+                self.words = view.error
+                log.warning("no_cluster", why=view.error)
             return
-        words = f"{view.nodes} nodes in the cluster"
-        if words != self.words:
-            self.words = words
+        if view.nodes != self._nodes:
+            self._nodes = view.nodes
+            self.words = f"{view.nodes} nodes in the cluster"
             log.info("cluster_nodes", nodes=view.nodes)
         self._told(view.nodes)

@@ -28,27 +28,33 @@ class Member:
         about: what it is.
         held: every camera that it may be reading.
         lease_end_s: until when, if it was granted by an earlier run of the fleet.
+        now_s: the time.
 
     Attributes:
         peer: where to send orders; None before it has been heard of.
         beat: the last one; None as above.
         share: what it is to run; None before that is known.
         may_hold: every camera that it may be reading, by all that is known.
+        heard_s: when it was heard of last, or when its lease was known of.
     """
 
-    def __init__(self, about: About, *, held: frozenset[str], lease_end_s: float) -> None:
+    def __init__(
+        self, about: About, *, held: frozenset[str], lease_end_s: float, now_s: float
+    ) -> None:
         self.about = about
         self.peer: bytes | None = None
         self.beat: Beat | None = None
         self.share: Share | None = None
         self.may_hold = held
+        self.heard_s = now_s
         self._grants = [(-1, lease_end_s)]  # which beat was answered, and until when it may go on
         self._unfit_until_s = 0.0
 
     @staticmethod
-    def of(held: Held, lease_end_s: float) -> Member:
+    def of(held: Held, *, lease_end_s: float, now_s: float) -> Member:
         """Return one that an earlier run of the fleet knew."""
-        return Member(held.about, held=frozenset(held.cameras), lease_end_s=lease_end_s)
+        cameras = frozenset(held.cameras)
+        return Member(held.about, held=cameras, lease_end_s=lease_end_s, now_s=now_s)
 
     @property
     def lease_end_s(self) -> float:
@@ -71,7 +77,7 @@ class Member:
 
     def hear(self, peer: bytes, beat: Beat, *, lease_s: float, now_s: float) -> None:
         """Take a beat, whose answer is going to grant a lease."""
-        self.peer, self.beat = peer, beat
+        self.peer, self.beat, self.heard_s = peer, beat, now_s
         known = any(number == beat.answered for number, _ in self._grants)
         self._grants = [
             (number, end_s)

@@ -90,6 +90,11 @@ class FleetMetrics:
             "Leases that ran out: a node stopped its cameras, or has to have stopped them.",
             registry=registry,
         )
+        self.events_refused = Counter(
+            prefix + "events_refused",
+            "Events that did not go out: their node does not have the camera, or they are none.",
+            registry=registry,
+        )
         self.placement_seconds = Histogram(
             prefix + "placement_seconds",
             "Wall time of deciding where cameras are to be.",

@@ -273,7 +273,7 @@ class Service:
         for peer, orders in pushed:
             post.send(peer, orders)
         self._status = self._told(controller, now_s)
-        self._telling.show(controller, self._status)
+        self._telling.show(controller)
 
     def _sources(self, controller: Controller) -> dict[str, Source]:
         return {

@@ -68,7 +68,7 @@ _SNAPSHOT: Final = msgspec.json.Decoder(Snapshot)
 class Observer(PublishObserver, Protocol):
     """Whom the switchboard tells what it does; called from its thread."""
 
-    def refused(self, node: str) -> None:
+    def refused(self) -> None:
         """Count an event of a node that does not have the camera."""
         ...
 
@@ -382,7 +382,7 @@ class _Loop:
                 return
             told = _read(frames, self._clock.monotonic_ns())
             if told is None or not self._may(node, told.event.camera):
-                self._observer.refused(node)
+                self._observer.refused()
                 continue
             self._remember(told)
             if line.asked:
