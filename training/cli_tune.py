@@ -28,7 +28,10 @@ def tune(
     trials: Annotated[int, typer.Option("--trials", help="In all; goes on.", min=1)] = 30,
     threads: Annotated[int, typer.Option("--threads", help="CPU threads.", min=1)] = 2,
 ) -> None:
-    """Search a recipe's values on the validation split; interrupt it at will and run it again."""
+    """Search a recipe's values on the validation split; interrupt it at will and run it again.
+
+    Several processes share a search, on all machines that have its DIR: run the same command on each.
+    """
     import torch
 
     from training import recipes, report
@@ -40,6 +43,9 @@ def tune(
     base = recipes.changed(recipes.recipe(recipe), set_)
     values = [varied(text) for text in (vary or USUAL)]
     found = search(base, faces_of(data, []), out, values, trials=trials, report=typer.echo)
+    if not found.trials:
+        typer.echo("every trial is under way in another process; none has ended yet")
+        return
     section = report.tune_section(found)
     report.write(out / "tune.html", f"Search over {recipe}", [section], found)
     for trial in found.trials[:_SHOWN]:

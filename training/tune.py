@@ -1,18 +1,23 @@
 """Search a recipe's values: trials chosen by what earlier ones showed, hopeless ones stopped early.
 
-Everything is judged on the validation split. The study lies in a SQLite file and each trial's run
-beside it, so that an interrupted search goes on where it was, in mid-trial.
+Everything is judged on the validation split. The study is a journal in the search's folder, and
+each trial's run lies beside it, so that an interrupted search goes on where it was, in mid-trial,
+and that any number of processes, on all machines that share the folder, can search together.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import time
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from streamer.errors import ConfigError
@@ -20,7 +25,7 @@ from training.recipes import changed, to_plain
 from training.train import LAST, LOG, fit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from training.data.faces import FaceSet
@@ -37,8 +42,8 @@ USUAL = (
     "augment.rotate_deg=5.0..25.0",
 )
 """What is varied where nothing is said: what the figures of FER+ and of unseen sets hang on."""
-_STUDY = "study.db"
-_MAGIC = b"SQLite format 3\x00"
+_STUDY = "study.journal"
+_LOCK = "lock"
 _STARTUP = 3  # trials that have to be complete before one may be stopped
 _RANDOM = 8  # trials drawn by chance before any is chosen
 _WARMUP = 1  # epochs before one may be stopped
@@ -135,7 +140,7 @@ def tune(
     trials: int,
     report: Callable[[str], None] = lambda _: None,
 ) -> Found:
-    """Search, or go on searching, until so many trials have ended.
+    """Search, or go on searching, until so many trials have ended or run elsewhere.
 
     Args:
         base: what is not varied; its seed is every trial's and the search's own.
@@ -152,25 +157,66 @@ def tune(
         changed(base, [f"{value.key}={value.choices[0] if value.choices else value.low}"])
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = _study(out, base, values)
-    _take_up(study)
     began, before = time.monotonic(), len(_ended(study))
-    while (done := len(_ended(study))) < trials:
-        trial = study.ask()
-        config = changed(base, [value.of(trial) for value in values])
-        name = trial.user_attrs.get("run", f"trial-{trial.number:03d}")
-        trial.set_user_attr("run", name)
-        state = TrialState.COMPLETE
+    while True:
+        with _next(study, base, values, out, trials) as taken:
+            if taken is None:
+                return _found(study, values)
+            trial, config, folder = taken
+            state = TrialState.COMPLETE
+            try:
+                _run(config, faces, folder, trial, report)
+            except optuna.TrialPruned:
+                state = TrialState.PRUNED
+            score = max(study.trials[trial.number].intermediate_values.values(), default=0.0)
+            study.tell(trial, score if state is TrialState.COMPLETE else None, state=state)
+        done = len(_ended(study))
+        left = (time.monotonic() - began) / (done - before) * (trials - done) / 60.0
+        ended = f"trial {done} of {trials} {state.name.lower()}, score {score:.4f}"
+        report(f"{ended}, about {max(0.0, left):.0f} min left")
+
+
+@contextmanager
+def _next(
+    study: optuna.Study, base: TrainConfig, values: list[Varied], out: Path, trials: int
+) -> Iterator[tuple[optuna.Trial, TrainConfig, Path] | None]:
+    """Hold the next trial with its recipe and folder; None where nothing is left to begin."""
+    with ExitStack() as held:
+        with _locked(out, wait=True):  # one process at a time chooses
+            running = _take_up(study, out)
+            taken = None
+            if len(_ended(study)) + running < trials:
+                taken = _ask(study, base, values, out)
+                held.enter_context(_locked(taken[-1], wait=True))
+        yield taken
+
+
+def _ask(
+    study: optuna.Study, base: TrainConfig, values: list[Varied], out: Path
+) -> tuple[optuna.Trial, TrainConfig, Path]:
+    """Begin a trial: one that was interrupted, or a new one."""
+    # Another seed for each trial, so that no two processes or calls draw the same.
+    study.sampler = optuna.samplers.TPESampler(
+        seed=base.seed + 1000 * len(study.trials), n_startup_trials=_RANDOM, constant_liar=True
+    )
+    trial = study.ask()
+    config = changed(base, [value.of(trial) for value in values])
+    name = trial.user_attrs.get("run", f"trial-{trial.number:03d}")
+    trial.set_user_attr("run", name)
+    return trial, config, out / name
+
+
+@contextmanager
+def _locked(folder: Path, *, wait: bool) -> Iterator[bool]:
+    """Hold a folder while this process lives; yield False where another one does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / _LOCK).open("a") as file:
         try:
-            _run(config, faces, out / name, trial, report)
-        except optuna.TrialPruned:
-            state = TrialState.PRUNED
-        score = max(study.trials[trial.number].intermediate_values.values(), default=0.0)
-        study.tell(trial, score if state is TrialState.COMPLETE else None, state=state)
-        each = (time.monotonic() - began) / (done + 1 - before)
-        left = each * (trials - done - 1) / 60.0
-        ended = f"trial {done + 1} of {trials} {state.name.lower()}, score {score:.4f}"
-        report(f"{ended}, about {left:.0f} min left")
-    return _found(study, values)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
 
 
 def _run(
@@ -205,20 +251,28 @@ def _earlier(out: Path) -> dict[int, float]:
 
 
 def _study(out: Path, base: TrainConfig, values: list[Varied]) -> optuna.Study:
-    out.mkdir(parents=True, exist_ok=True)
     file = out / _STUDY
-    if file.exists() and file.read_bytes()[: len(_MAGIC)] not in (b"", _MAGIC):
-        raise ConfigError(f"{file}: not a study; name another --out")
-    study = optuna.create_study(
-        storage=f"sqlite:///{file}",
+    with _locked(out, wait=True):
+        try:
+            study = _opened(file)
+        except (ValueError, KeyError, TypeError):  # what a journal's lines are read with
+            raise ConfigError(f"{file}: not a study; name another --out") from None
+        _check(study, file, base, values)
+    return study
+
+
+def _opened(file: Path) -> optuna.Study:
+    return optuna.create_study(
+        storage=JournalStorage(JournalFileBackend(str(file))),
         study_name="tune",
         direction="maximize",
         load_if_exists=True,
         pruner=optuna.pruners.MedianPruner(n_startup_trials=_STARTUP, n_warmup_steps=_WARMUP + 1),
     )
-    # Another seed after each trial, so that a search that goes on does not draw the same again.
-    seed = base.seed + 1000 * len(study.trials)
-    study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_RANDOM)
+
+
+def _check(study: optuna.Study, file: Path, base: TrainConfig, values: list[Varied]) -> None:
+    """Refuse to go on with the study of another search."""
     what = {"base": to_plain(base), "values": [_words(v) for v in values]}
     text = json.dumps(what, sort_keys=True)
     if study.user_attrs.setdefault("search", text) != text:
@@ -226,18 +280,27 @@ def _study(out: Path, base: TrainConfig, values: list[Varied]) -> optuna.Study:
             f"{file} searched another recipe or other values; give the same ones or another --out"
         )
     study.set_user_attr("search", text)
-    return study
 
 
 def _words(value: Varied) -> str:
     return f"{value.key}={value.choices or (value.low, value.high, value.log)}"
 
 
-def _take_up(study: optuna.Study) -> None:
-    """Let what was interrupted begin again, in the run that it had."""
+def _take_up(study: optuna.Study, out: Path) -> int:
+    """Let what was interrupted begin again, in the run that it had; return how many do run."""
+    running = 0
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        study.tell(trial.number, state=TrialState.FAIL)
-        study.enqueue_trial(trial.params, user_attrs={"run": trial.user_attrs.get("run", "")})
+        name = trial.user_attrs.get("run")
+        if name is None:  # whoever began it ended at once
+            study.tell(trial.number, state=TrialState.FAIL)
+            continue
+        with _locked(out / name, wait=False) as free:
+            if free:
+                study.tell(trial.number, state=TrialState.FAIL)
+                study.enqueue_trial(trial.params, user_attrs={"run": name})
+            else:
+                running += 1
+    return running
 
 
 def _ended(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:

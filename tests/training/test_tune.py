@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
+from subprocess import PIPE, Popen
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,8 +14,9 @@ import torch
 
 from streamer.errors import ConfigError
 from training.augment import AugmentConfig
+from training.data import cache
 from training.model import ModelConfig
-from training.recipes import TrainConfig, recipe
+from training.recipes import TrainConfig, changed, recipe
 from training.tune import USUAL, Varied, tune, varied
 
 if TYPE_CHECKING:
@@ -137,6 +140,39 @@ def test_a_study_of_another_search_is_kept(tmp_path: Path, few: FaceSet) -> None
     with pytest.raises(ConfigError, match="searched another recipe or other values"):
         tune(base(1), few, tmp_path / "a", [varied("optim.lr=0.001..0.03:log")], trials=2)
     (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "study.db").write_bytes(b"something else entirely")
-    with pytest.raises(ConfigError, match=r"study\.db: not a study"):
+    (tmp_path / "b" / "study.journal").write_bytes(b"something else entirely\n")
+    with pytest.raises(ConfigError, match=r"study\.journal: not a study"):
         tune(base(1), few, tmp_path / "b", [varied("optim.lr=0.001..0.02:log")], trials=1)
+
+
+def test_two_processes_share_one_search(tmp_path: Path, few: FaceSet) -> None:
+    """Each trial is one process's, no two draw the same, and one that is killed is taken up.
+
+    Two processes of the real command begin; the first is killed in mid-trial. The other ends what
+    is left, that trial included, and the number of trials is the one that was asked for.
+    """
+    data, out = tmp_path / "faces.npz", tmp_path / "search"
+    cache.save(data, few, [])
+    command = [sys.executable, "-m", "training", "tune", "--data", str(data), "--out", str(out)]
+    command += ["--recipe", "smoke", "--set", "epochs=2", "--vary", "optim.lr=0.001..0.02:log"]
+    command += ["--trials", "4", "--threads", "1"]
+    with Popen(command, stdout=PIPE, text=True) as first, Popen(command, stdout=PIPE) as second:
+        assert first.stdout is not None
+        assert ", epoch 1 of 2" in first.stdout.readline()  # one trial has begun, its run is there
+        first.kill()
+        second.communicate(timeout=300)
+    assert second.returncode == 0
+    found = tune(
+        changed(recipe("smoke"), ["epochs=2"]),
+        few,
+        out,
+        [varied("optim.lr=0.001..0.02:log")],
+        trials=4,
+    )
+    assert len(found.trials) == 4
+    assert len({trial.values[0] for trial in found.trials}) == 4
+    runs = sorted(path.parent.name for path in out.glob("trial-*/log.jsonl"))
+    assert len(runs) == 4
+    for run in runs:
+        lines = (out / run / "log.jsonl").read_text().splitlines()
+        assert [json.loads(line)["epoch"] for line in lines] in ([1], [1, 2])
