@@ -30,7 +30,7 @@ def tune(
 ) -> None:
     """Search a recipe's values on the validation split; interrupt it at will and run it again.
 
-    Several processes share a search, on all machines that have its DIR: run the same command on each.
+    Run the same command on all machines that share DIR, and they share the search.
     """
     import torch
 

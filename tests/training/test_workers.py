@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -85,3 +87,28 @@ def test_chunks_that_cannot_be_shared_are_named(tmp_path: Path, faces: FaceSet) 
     done = fit(TORCHRUN, data, tmp_path / "run")
     assert done.returncode != 0
     assert "2 processes cannot share chunks=1; set a multiple, e.g. --set chunks=2" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_nodes_walk_the_curve_of_one_machine(tmp_path: Path, faces: FaceSet) -> None:
+    """Two torchrun of one process each, as on two machines, meet and write one run, as one does."""
+    data = tmp_path / "faces.npz"
+    cache.save(data, faces, [])
+    changes = ("--set", "chunks=2", "--set", "epochs=1", "--set", "batch=31")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        meeting = f"127.0.0.1:{free.getsockname()[1]}"
+    options = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d"]
+    torchrun = ["-m", "torch.distributed.run", *options, "--rdzv-endpoint", meeting]
+    with ThreadPoolExecutor(2) as machines:
+        nodes = [
+            machines.submit(fit, (*torchrun, "-m", "training"), data, tmp_path / name, *changes)
+            for name in ("first", "second")
+        ]
+        done = [node.result() for node in nodes]
+    assert [node.returncode for node in done] == [0, 0], done[0].stderr + done[1].stderr
+    assert fit(("-m", "training"), data, tmp_path / "one", *changes).returncode == 0
+    (written,) = [path.parent for path in tmp_path.glob("*/log.jsonl") if path.parent.name != "one"]
+    (alone,), (shared,) = curve(tmp_path / "one"), curve(written)
+    assert shared["loss"] == pytest.approx(alone["loss"], rel=1e-4)
+    assert shared["score"] == pytest.approx(alone["score"], abs=0.05)
