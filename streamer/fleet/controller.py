@@ -227,6 +227,7 @@ class Controller:
         """Give every node its share of what no other node may be reading; return whose changed."""
         changed = []
         named = self._named()
+        homes = self._eased(named)
         for member in self._members.values():
             mine = named.get(member.about.name) is member and not self._stopping
             others = frozenset[str]().union(
@@ -235,7 +236,7 @@ class Controller:
             cameras = tuple(
                 camera
                 for name, camera in self._cameras.items()
-                if mine and self._homes.get(name) == member.about.name and name not in others
+                if mine and homes.get(name) == member.about.name and name not in others
             )
             config = (
                 msgspec.structs.replace(self._config.daemon, cameras=cameras) if cameras else None
@@ -245,6 +246,31 @@ class Controller:
                 member.give(self._version, config)
                 changed.append(member)
         return changed
+
+    def _eased(self, named: dict[str, Member]) -> dict[str, str]:
+        """Return the homes, but for cameras that stay until the daemon they go to has started.
+
+        A start takes seconds, in which nobody would read them; one camera goes ahead, since a
+        daemon needs one.
+        """
+        homes = dict(self._homes)
+        coming: dict[str, list[str]] = {}
+        sharing = {
+            camera: member.about.name
+            for member in self._members.values()
+            for camera in sorted(member.shared)
+        }
+        for camera, home in homes.items():
+            target = named.get(home)
+            if target is None or target.warm or sharing.get(camera) in {None, home}:
+                continue
+            coming.setdefault(home, []).append(camera)
+        for home, cameras in coming.items():
+            others = set(self._homes) - set(cameras)
+            begun = any(self._homes[camera] == home for camera in others)
+            for camera in sorted(cameras)[0 if begun else 1 :]:
+                homes[camera] = sharing[camera]
+        return homes
 
     def _orders(self, member: Member, number: int) -> Orders:
         share, beat = member.share, member.beat

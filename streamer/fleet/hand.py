@@ -30,6 +30,8 @@ __all__ = ["Hand"]
 log = structlog.get_logger(__name__)
 _PROGRAM: Final = "from streamer.fleet.cluster import main; main()"
 """Not by ``-m``: the actor's class has to have a module that the nodes can import."""
+_PATIENCE_S: Final = "5"
+"""For a head that does not answer, in place of Ray's 60 s: the next attempt may find it."""
 _AGAIN_S: Final = 2.0
 """Between two attempts: the head may be back any moment, and each attempt costs a second of CPU."""
 
@@ -108,7 +110,11 @@ class Hand:
                 [sys.executable, "-P", "-c", _PROGRAM, str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
-                env=os.environ | {"PYTHONPATH": str(Path(streamer.__file__).parents[1])},
+                env=os.environ
+                | {
+                    "PYTHONPATH": str(Path(streamer.__file__).parents[1]),
+                    "RAY_gcs_rpc_server_reconnect_timeout_s": _PATIENCE_S,
+                },
             )
             theirs.close()
             self._channel = mine

@@ -75,6 +75,11 @@ class Member:
         beat, share = self.beat, self.share
         return beat is not None and share is not None and beat.version == share.version
 
+    @property
+    def warm(self) -> bool:
+        """Whether its daemon runs, so that another camera is a matter of a moment."""
+        return self.beat is not None and self.beat.daemon == "running"
+
     def hear(self, peer: bytes, beat: Beat, *, lease_s: float, now_s: float) -> None:
         """Take a beat, whose answer is going to grant a lease."""
         self.peer, self.beat, self.heard_s = peer, beat, now_s

@@ -33,6 +33,7 @@ CAPACITIES: Final = (16.0, 28.0)
 _DAY_S: Final = 86_400.0
 _SITES: Final = ("north", "east", "south", "west")
 _GOAL_S: Final = 15.0
+_NODES: Final = 60  # whose unrest the figures of ``Unrest`` are
 _FASTEST_RETURN_S: Final = 30.0  # a machine's start, or a cable's
 
 
@@ -61,7 +62,7 @@ class Times(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Unrest(msgspec.Struct, frozen=True, kw_only=True):
-    """What happens in a day, at random times: a bad day, so that there is something to see.
+    """What happens in a day, at random times: a bad day of 60 nodes, so that there is much to see.
 
     Attributes:
         failures: nodes that fail, back after ``outage_s`` in the mean.
@@ -82,6 +83,19 @@ class Unrest(msgspec.Struct, frozen=True, kw_only=True):
     cameras: float = 48
     outage_s: float = 900
     drain_s: float = 1800
+
+    @staticmethod
+    def of(nodes: int, share: float) -> Unrest:
+        """Return what happens to so many nodes, and to what share of it."""
+        usual, times = Unrest(), share * nodes / _NODES
+        return Unrest(
+            failures=usual.failures * times,
+            switches=usual.switches * share,
+            crashes=usual.crashes * times,
+            drains=usual.drains * times,
+            joins=usual.joins * share,
+            cameras=usual.cameras * share,
+        )
 
 
 class Span(msgspec.Struct, frozen=True):

@@ -38,6 +38,7 @@ class Node:
     share: Share | None = None
     applied: int = 0
     holding: frozenset[str] = frozenset()
+    slow: bool = False
 
     @property
     def about(self) -> About:
@@ -63,7 +64,7 @@ class Node:
             about=self.about,
             number=self.number,
             answered=self.answered,
-            daemon="running" if self.holding else "none",
+            daemon="starting" if self.slow else "running" if self.holding else "none",
             version=self.applied,
             holding=sorted(self.holding),
         )
@@ -189,6 +190,25 @@ def test_a_moved_camera_is_given_when_it_is_gone_from_where_it_was() -> None:
 
     assert world.places() == {"a": 4, "b": 0}
     assert world.controller.counts.losses == 0
+
+
+def test_one_camera_goes_ahead_of_those_that_wait_for_the_daemon() -> None:
+    """A daemon takes seconds to start; the others are read where they were until it runs."""
+    world = World.of(config(*CAMERAS, *"xyzw"))
+    world.controller.expect(1)
+    world.join("a")
+    world.pass_s(3)
+    assert world.places() == {"a": 8}
+
+    world.join("b")
+    world.nodes["b"].slow = True
+    world.pass_s(5)
+    assert world.places() == {"a": 7, "b": 1}
+
+    world.nodes["b"].slow = False
+    world.pass_s(4)
+    assert world.places() == {"a": 4, "b": 4}
+    assert world.controller.counts.moves == 4
 
 
 def test_a_new_run_of_an_agent_is_proof_that_the_old_one_has_ended() -> None:
