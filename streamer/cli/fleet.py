@@ -125,6 +125,46 @@ def stop(config: ConfigOption) -> None:
     control.ask(settings.load(config).fleet.socket, control.Stop())
 
 
+@app.command()
+def simulate(
+    cameras: Annotated[int, typer.Option(min=1, max=20_000)] = 1000,
+    nodes: Annotated[int, typer.Option(min=1, max=1000)] = 60,
+    capacity: Annotated[
+        list[float] | None,
+        typer.Option(
+            metavar="CAMERAS", help="Of a node; repeat it for nodes of several sizes: 16 and 28."
+        ),
+    ] = None,
+    hours: Annotated[float, typer.Option(min=0.1, max=1000)] = 24.0,
+    unrest: Annotated[
+        float, typer.Option(min=0, help="1: every node fails once in a day; 0: nothing happens.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(help="Another one, another day.")] = 0,
+    json: JsonOption = False,
+) -> None:
+    """Say what a day of a fleet would be like: failures, moves, what waits; needs no cluster."""
+    import msgspec
+    from rich.console import Console
+
+    from streamer.fleet import simulate as simulated
+
+    if any(size <= 0 for size in capacity or ()):
+        raise ConfigError("--capacity: a node carries more than 0 cameras")
+    found = simulated.simulate(
+        cameras=cameras,
+        nodes=nodes,
+        capacities=capacity or simulated.CAPACITIES,
+        hours=hours,
+        seed=seed,
+        unrest=simulated.Unrest.of(nodes, unrest),
+    )
+    if json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+        return
+    for table in simulated.tables(found):
+        Console().print(table)
+
+
 def _show(config: Path, request: Request, *, json: bool) -> None:
     """Ask the fleet that runs, and print how it is."""
     import msgspec

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import msgspec
 import pytest
@@ -74,3 +76,15 @@ def test_a_report_is_json() -> None:
     assert msgspec.json.decode(text, type=Report) == report
     assert json.loads(text)["times"]["start"] == [3.3, 5.4]
     assert report.moves["drain"] > 0
+
+
+def test_the_command_prints_what_was_asked_for() -> None:
+    """JSON for programs, with nodes of the sizes that were given."""
+    words = ["fleet", "simulate", "--cameras", "20", "--nodes", "3", "--hours", "1", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "streamer", *words, "--capacity", "8", "--capacity", "12"],
+        capture_output=True,
+        check=True,
+    )
+    report = msgspec.json.decode(done.stdout, type=Report)
+    assert (report.cameras, report.nodes, report.capacity) == (20, 3, 28)
