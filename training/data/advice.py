@@ -47,7 +47,7 @@ def _leaks(audit: Audit) -> list[str]:
     if inside > audit.faces // 100:
         out.append(
             f"{inside} pairs within a split look the same: they count double; group them, or train "
-            "with `--set balance.alike=0.9`, which shows one of each in large classes."
+            "with --set balance.alike=0.9, which shows one of each in large classes."
         )
     return out
 
