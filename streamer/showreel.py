@@ -1,8 +1,7 @@
 """The demo's built-in feed: two people come in, react, pass in front of one another and leave.
 
-It is composed of two public-domain portraits that ship inside well-known packages: NASA's of
-Eileen Collins in scikit-image, and the US Navy's of Grace Hopper in matplotlib. Their faces are
-bent between a frown and a smile. Where each face is, is known: ``truth``.
+It is composed of two portraits, whose faces are bent between a frown and a smile. Where each face
+is, is known: ``truth``.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import tempfile
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache, partial
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -22,14 +20,15 @@ import numpy as np
 
 from streamer.assets import default_folder
 from streamer.errors import ConfigError
-from streamer.scene import Actor, Cutout, Pose, Scene, Truth
+from streamer.portrait import COLLINS, HOPPER, Portrait, cut_out
+from streamer.scene import Actor, Pose, Scene, Truth
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rich.console import Console
 
-    from streamer.types import BGR, F32, U8
+    from streamer.types import BGR
 
 __all__ = [
     "EMPTY",
@@ -63,56 +62,6 @@ _Curve = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Portrait:
-    """A portrait in a package, with what was measured on it by hand, in its pixels.
-
-    Attributes:
-        package, file: where it ships.
-        extra: what pip is told when it is not there.
-        box: the face, xyxy, as YuNet draws it.
-        eyes, mouth, brows: left and right in the picture, x, y each; the brows' inner ends.
-        outline: the person's silhouette, x,y of its corners as SVG writes them.
-    """
-
-    package: str
-    file: str
-    box: tuple[float, ...]
-    eyes: tuple[float, ...]
-    mouth: tuple[float, ...]
-    brows: tuple[float, ...]
-    outline: str
-
-
-_COLLINS = _Portrait(
-    package="skimage",
-    file="data/astronaut.png",
-    box=(178, 63, 268, 176),
-    eyes=(200, 102, 247, 103),
-    mouth=(199, 143, 240, 144),
-    brows=(213, 93, 234, 93),
-    outline=(
-        "201,23 154,64 154,92 163,112 181,122 187,152 158,150 147,172 144,227 115,232 80,257 "
-        "34,317 19,410 26,484 37,511 480,511 489,488 495,435 488,405 470,376 450,358 416,344 "
-        "361,345 356,306 340,278 317,255 301,250 303,215 292,193 264,170 262,152 272,130 "
-        "288,118 300,92 296,58 288,43 251,19 227,16"
-    ),
-)
-_HOPPER = _Portrait(
-    package="matplotlib",
-    file="mpl-data/sample_data/grace_hopper.jpg",
-    box=(183, 120, 353, 333),
-    eyes=(227, 193, 308, 195),
-    mouth=(228, 268, 302, 270),
-    brows=(248, 178, 288, 178),
-    outline=(
-        "218,31 173,64 170,237 182,291 202,301 202,319 197,330 99,367 67,391 29,437 15,552 "
-        "24,599 511,599 511,436 504,436 489,413 441,370 337,326 345,278 361,262 367,229 "
-        "366,174 357,167 360,125 369,119 369,100 359,65 324,38 275,25 249,23"
-    ),
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Part:
     """What one person does.
 
@@ -124,7 +73,7 @@ class _Part:
         enters_s, leaves_s: on the stage in between.
     """
 
-    portrait: _Portrait
+    portrait: Portrait
     x: _Curve
     height: _Curve
     y: float
@@ -135,7 +84,7 @@ class _Part:
 
 _PARTS: Final = (
     _Part(
-        portrait=_COLLINS,
+        portrait=COLLINS,
         x=((0.3, -90), (3.0, 200), (9.5, 215), (12.5, 470), (16.0, 450), (19.0, 740)),
         height=((0.0, 92), (9.5, 96), (12.5, 92)),
         y=118,
@@ -144,7 +93,7 @@ _PARTS: Final = (
         leaves_s=19.0,
     ),
     _Part(
-        portrait=_HOPPER,
+        portrait=HOPPER,
         x=((3.5, 770), (6.5, 455), (9.5, 440), (12.8, 170), (16.5, 180), (19.2, -150)),
         height=((3.5, 122), (9.5, 130), (13.0, 124)),
         y=152,
@@ -335,9 +284,11 @@ def _lobby() -> BGR:
 
 
 def _actor(number: int, part: _Part) -> Actor:
-    cutout, bend = _cut_out(part.portrait)
+    person = cut_out(part.portrait)
     return Actor(
-        number=number, pose=partial(_pose, part), cutout=partial(_bent, cutout, bend, part)
+        number=number,
+        pose=partial(_pose, part),
+        cutout=lambda t: person.bent(_at(part.mood, t)),
     )
 
 
@@ -361,78 +312,3 @@ def _at(curve: _Curve, t: float) -> float:
     i = int(np.clip(np.searchsorted(times, t) - 1, 0, len(times) - 2))
     u = float(np.clip((t - times[i]) / (times[i + 1] - times[i]), 0.0, 1.0))
     return float(values[i] + (values[i + 1] - values[i]) * u * u * (3.0 - 2.0 * u))
-
-
-def _cut_out(portrait: _Portrait) -> tuple[Cutout, F32]:
-    """Return the person, and the way each pixel of the face's box goes for a full smile."""
-    picture_HW3 = _read(portrait)
-    opacity_HW = np.zeros(picture_HW3.shape[:2], np.uint8)
-    corners = [point.split(",") for point in portrait.outline.split()]
-    cv2.fillPoly(opacity_HW, [np.array(corners, np.int32)], 255)
-    cv2.GaussianBlur(cv2.erode(opacity_HW, np.ones((3, 3))), (0, 0), 1.5, dst=opacity_HW)
-    colour_HW3 = cv2.multiply(
-        picture_HW3, cv2.cvtColor(opacity_HW, cv2.COLOR_GRAY2BGR), scale=1 / 255
-    )
-    cutout = Cutout(
-        picture_HW4=np.dstack([colour_HW3, opacity_HW]),
-        box_4=np.array(portrait.box, np.float32),
-        eyes_22=np.array(portrait.eyes, np.float32).reshape(2, 2),
-    )
-    return cutout, _smile_field(portrait)
-
-
-def _smile_field(portrait: _Portrait) -> F32:
-    """Return (H, W, 2) pixels over the box: mouth corners go out and up, inner brows up.
-
-    Each point moves its neighbourhood by a Gaussian, so nothing folds as long as the way is
-    shorter than the Gaussian is wide.
-    """
-    x0, y0, x1, y1 = (int(v) for v in portrait.box)
-    unit = float(y1 - y0)
-    yy, xx = np.mgrid[y0:y1, x0:x1].astype(np.float32)
-    field = np.zeros((*yy.shape, 2), np.float32)
-    left, right = np.array(portrait.mouth).reshape(2, 2)
-    brow_left, brow_right = np.array(portrait.brows).reshape(2, 2)
-    for point, way, reach in (
-        (left, (-0.035, -0.06), 0.085),
-        (right, (0.035, -0.06), 0.085),
-        ((left + right) / 2, (0.0, 0.02), 0.07),
-        (brow_left, (-0.01, -0.03), 0.06),
-        (brow_right, (0.01, -0.03), 0.06),
-    ):
-        square = ((xx - point[0]) ** 2 + (yy - point[1]) ** 2) / (reach * unit) ** 2
-        field += np.exp(-square / 2.0)[..., None] * np.array(way, np.float32) * unit
-    # Nothing moves at the edge of the box, or there would be a seam.
-    edge = np.minimum.reduce([yy - y0, y1 - 1 - yy, xx - x0, x1 - 1 - xx]) / (0.06 * unit)
-    field *= edge.clip(0.0, 1.0)[..., None]
-    return field
-
-
-def _bent(cutout: Cutout, smile_HW2: F32, part: _Part, t: float) -> Cutout:
-    """Return the person in the mood of the moment."""
-    mood = _at(part.mood, t)
-    x0, y0, x1, y1 = (int(v) for v in cutout.box_4)
-    yy, xx = np.mgrid[0 : y1 - y0, 0 : x1 - x0].astype(np.float32)
-    picture_HW4: U8 = cutout.picture_HW4.copy()
-    picture_HW4[y0:y1, x0:x1] = cv2.remap(
-        cutout.picture_HW4[y0:y1, x0:x1],
-        xx - mood * smile_HW2[..., 0],
-        yy - mood * smile_HW2[..., 1],
-        cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_REPLICATE,
-    )
-    return Cutout(picture_HW4=picture_HW4, box_4=cutout.box_4, eyes_22=cutout.eyes_22)
-
-
-def _read(portrait: _Portrait) -> BGR:
-    try:
-        content = (files(portrait.package) / portrait.file).read_bytes()
-    except (ModuleNotFoundError, FileNotFoundError):
-        raise ConfigError(
-            f"the demo's built-in feed needs a portrait from {portrait.package}: "
-            "pip install 'emotion-streamer[demo]', or name a camera with --camera"
-        ) from None
-    picture_HW3 = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-    if picture_HW3 is None:
-        raise ConfigError(f"{portrait.package}'s {portrait.file} is no picture; install it again")
-    return picture_HW3.astype(np.uint8, copy=False)

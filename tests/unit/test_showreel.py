@@ -16,6 +16,7 @@ from streamer.assets import ASSETS, install
 from streamer.detect.mediapipe import FRAMINGS, MediaPipe
 from streamer.detect.yunet import YuNet
 from streamer.errors import ConfigError
+from streamer.portrait import Portrait, cut_out
 from streamer.track import FaceTracker, TrackOptions
 from tests.synth import score_tracker
 
@@ -152,7 +153,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ConfigError, match=r"cannot write the demo's feed: .*STREAMER_ASSETS"):
         showreel.render(tmp_path / "file" / "film.mp4")
-    absent = showreel._Portrait(
+    absent = Portrait(
         package="not_a_package_at_all",
         file="portrait.png",
         box=(),
@@ -162,7 +163,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         outline="",
     )
     with pytest.raises(ConfigError, match=r"pip install 'emotion-streamer\[demo\]'"):
-        showreel._read(absent)
+        cut_out(absent)
 
 
 def test_progress_ends_at_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
