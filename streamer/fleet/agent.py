@@ -184,7 +184,7 @@ class _Loop:
         poller.register(self._daemon.notices, zmq.POLLIN)
         if self._daemon.output is not None:
             poller.register(self._daemon.output, zmq.POLLIN)
-        poller.poll(_LOOK_S * 1e3)
+        poller.poll(round(_LOOK_S * 1e3))
 
     def _obey(self, orders: Orders) -> None:
         sent_s = self._sent.pop(orders.number, None)

@@ -9,6 +9,7 @@ the machines that it has.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import select
 import socket
@@ -76,7 +77,7 @@ def main() -> None:
             address=start.address,
             namespace=_NAMESPACE,
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
             configure_logging=False,
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -107,7 +108,8 @@ class _Keepers:
         """Start an agent on every node that has none; return how many nodes there are."""
         import ray  # noqa: PLC0415 - only in this process
 
-        nodes = {node["NodeID"]: node for node in ray.nodes() if _usable(node)}
+        known: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call] # Ray's own
+        nodes = {node["NodeID"]: node for node in known if _usable(node)}
         for gone in self._actors.keys() - nodes.keys():
             del self._actors[gone]
         for name, node in nodes.items():

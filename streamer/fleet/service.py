@@ -308,9 +308,11 @@ class Service:
 
         def run() -> None:
             try:
-                done.set_result(work())
+                work()
             except StreamerError as error:
                 done.set_exception(error)
+            else:
+                done.set_result(None)
 
         self._later(run)
         try:

@@ -252,6 +252,7 @@ class _Fleet:
     ) -> None:
         """Let cameras go dark and come back as the nodes carry a placement out."""
         size, cold_s = Counter(placed.homes.values()), self._cold(placed)
+        ahead: set[str] = set()  # nodes that have got a first camera, which starts their daemon
         for name in placed.waiting:
             if name in before or name in self.lost_s or name not in self.eyes:
                 self.eyes.setdefault(name, _Eye(now_s)).wait(now_s)
@@ -261,17 +262,20 @@ class _Fleet:
             if old == home:
                 continue
             eye = self.eyes.setdefault(name, _Eye(now_s))
-            ready_s = now_s
+            ready_s, starts_s = now_s, cold_s.get(home, 0.0)
             if name in self.lost_s:
                 self.takeovers += 1
             elif old is not None:  # it ends there before it begins here
-                eye.lose(now_s, "moved")
+                if home in ahead:  # … and it does not end before there is a daemon
+                    ready_s, starts_s = ready_s + starts_s, 0.0
+                eye.lose(ready_s, "moved")
                 ready_s += self.times.reload * size[old]
                 self.moves[why] += 1
                 self.bystanders += why in {"failure", "drain"} and old != touched
             else:
                 eye.lose(now_s, "added")
-            ready_s += cold_s.get(home, 0.0) + self.times.reload * size[home]
+            ahead.add(home)
+            ready_s += starts_s + self.times.reload * size[home]
             dark_s = eye.find(ready_s + self._some(self.times.picture))
             if name in self.lost_s:
                 self.takeover_s.append(dark_s)

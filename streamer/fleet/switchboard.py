@@ -418,7 +418,7 @@ class _Loop:
             line.recent.clear()
             with contextlib.suppress(zmq.Again):
                 line.request.send(b"snapshot", zmq.NOBLOCK)
-        while line.request.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+        while line.request.poll(0):
             self._take(node, line, line.request.recv(zmq.NOBLOCK), now_ns)
 
     def _take(self, node: str, line: _Line, reply: bytes, now_ns: int) -> None:

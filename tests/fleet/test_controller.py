@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -14,6 +15,9 @@ from streamer.fleet.controller import Controller
 from streamer.fleet.link import About, Beat, Orders, Share, unpacked
 from streamer.fleet.settings import Fleet, FleetConfig, Need
 from streamer.fleet.state import State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LEASE_S = 6.0
 CAMERAS = ("c1", "c2", "c3", "c4")
@@ -319,12 +323,13 @@ def test_cameras_come_and_go() -> None:
     again.controller.remove("new")
     again.pass_s(3)
     assert world.nodes["a"].holding == set(CAMERAS)
-    for wrong in (
+    wrongs: tuple[Callable[[], None], ...] = (
         lambda: again.controller.add(Camera(name="c1", url="x"), Need()),
         lambda: again.controller.restore("c1"),
         lambda: again.controller.remove("nobody"),
         lambda: again.controller.drain("nowhere"),
-    ):
+    )
+    for wrong in wrongs:
         with pytest.raises(StreamerError):
             wrong()
 
