@@ -21,8 +21,9 @@ import numpy as np
 from streamer.errors import ConfigError
 from training.data.cache import recut
 from training.data.labels import majority
+from training.distill import taught
 from training.recipes import changed, to_plain
-from training.train import averaged_model, fit, predict
+from training.train import LAST, averaged_model, fit, predict
 from training.variants import BASE, VARIANTS
 
 if TYPE_CHECKING:
@@ -157,19 +158,38 @@ def ablate(
     for seed in seeds:
         part: FaceSet | None = None
         for name in chosen:
-            config = replace(changed(base, list(VARIANTS[name].changes)), seed=seed)
-            place = out / "runs" / f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}-{seed}"
-            key = json.dumps({"config": to_plain(config), **stamp}, sort_keys=True)
+            variant, place = VARIANTS[name], _place(out, name, seed)
+            config = replace(changed(base, list(variant.changes)), seed=seed)
+            teaching = {"taught": True} if variant.taught else {}
+            key = json.dumps({"config": to_plain(config), **stamp, **teaching}, sort_keys=True)
             run = _finished(place, key)
             if run is None:
                 part = part or quarter(faces, share, seed)
-                run = _run(name, config, part, sets, place, key)
+                seen = _taught(part, config, out) if variant.taught else part
+                run = _run(name, config, seen, sets, place, key)
                 made.append(run.seconds)
             runs.append(run)
             total = len(chosen) * len(seeds)
             left = float(np.mean(made)) * (total - len(runs)) if made else None
             report(Progress(runs=runs, sets=sets, total=total, left_s=left))
     return runs
+
+
+def _place(out: Path, name: str, seed: int) -> Path:
+    return out / "runs" / f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}-{seed}"
+
+
+def _taught(faces: FaceSet, config: TrainConfig, out: Path) -> FaceSet:
+    """Return the set with the opinion of the base's run of this seed mixed in.
+
+    No run keeps its weights, so the teacher is trained once more; it comes out the same.
+    """
+    place = _place(out, "teacher", config.seed)
+    shutil.rmtree(place, ignore_errors=True)
+    fit(config, faces, place)
+    told = taught(faces, [place / LAST], config.labels)
+    shutil.rmtree(place)
+    return told
 
 
 def _run(  # noqa: PLR0917 - one call

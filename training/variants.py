@@ -21,11 +21,13 @@ class Variant:
         group: the row of the theory that it belongs to.
         name: what the theory calls it.
         changes: as ``fit --set`` takes them.
+        taught: whether the base's run of the same seed teaches it (``distill``).
     """
 
     group: str
     name: str
     changes: tuple[str, ...]
+    taught: bool = False
 
 
 _GEOMETRY = ("flip", "rotate_deg", "zoom", "shift")
@@ -168,5 +170,8 @@ VARIANTS: dict[str, Variant] = {
         for group, members in _TABLE.items()
         for name, changes in members.items()
     },
+    "distillation (taught by the base)": Variant(
+        group="Distillation", name="distillation (taught by the base)", changes=(), taught=True
+    ),
 }
 """Every variant by its name, the base first."""

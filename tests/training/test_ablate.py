@@ -32,7 +32,7 @@ def test_every_variant_changes_the_recipe_and_builds(name: str) -> None:
     """Each row of the theory's table is a recipe that differs from the base and can be built."""
     base = recipe("proxy")
     config = changed(base, list(VARIANTS[name].changes))
-    assert (config == base) == (name == BASE)
+    assert (config == base) == (name == BASE or VARIANTS[name].taught)
     net = FaceNet(replace(config.model, stem=8, widths=(8, 8), depths=(1, 1), features=8))
     build_optimizer(net, config.optim)
     factor(config.optim, 0.5)
@@ -76,6 +76,25 @@ def test_ablation_is_paired_and_keeps_finished_runs(
     assert (tmp_path / "runs" / "base-0" / "run.json").stat().st_mtime_ns == begun
     ablate(base, faces, {"x": faces}, tmp_path, share=0.5, **options)  # type: ignore[arg-type]
     assert (tmp_path / "runs" / "base-0" / "run.json").stat().st_mtime_ns > begun
+
+
+def test_the_base_teaches_the_distilled_run_alone(
+    tmp_path: Path, faces: FaceSet, tiny: TrainConfig
+) -> None:
+    """Other targets make another network of the same recipe and seed; no weights are left."""
+    base, name = replace(tiny, epochs=1), "distillation (taught by the base)"
+    runs = ablate(base, faces, {"x": faces}, tmp_path, names=(name,), seeds=(0,), share=1.0)
+    assert [r.variant for r in runs] == [BASE, name]
+    losses = [
+        json.loads((tmp_path / "runs" / place / "log.jsonl").read_text().splitlines()[0])["loss"]
+        for place in ("base-0", "distillation-taught-by-the-base-0")
+    ]
+    assert losses[0] != losses[1]
+    assert not list(tmp_path.rglob("*.pt"))
+    begun = (tmp_path / "runs" / "base-0" / "run.json").stat().st_mtime_ns
+    again = ablate(base, faces, {"x": faces}, tmp_path, names=(name,), seeds=(0,), share=1.0)
+    assert (tmp_path / "runs" / "base-0" / "run.json").stat().st_mtime_ns == begun
+    np.testing.assert_array_equal(again[1].guesses["x"], runs[1].guesses["x"])
 
 
 def test_unknown_variant_is_refused(tmp_path: Path, faces: FaceSet, tiny: TrainConfig) -> None:
