@@ -2,19 +2,23 @@
 
 Both hold a folder a subject and in it one a sequence; a sequence that has a label has one file in
 ``Emotion`` with a number. Frames go from neutral to the apex.
-
-Legend: N frames, M sequences.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from streamer.errors import ConfigError
-from training.data.clips import FRAME_S, ClipSet, Store, crop_of, read_ckplus_sequences
+from training.data.clips import (
+    ClipSet,
+    Sequence,
+    Store,
+    crop_of,
+    cut_clips,
+    read_ckplus_sequences,
+)
 from training.data.faces import CLASSES, FaceSet
 
 if TYPE_CHECKING:
@@ -38,16 +42,6 @@ _LABELS = (
 """In the order of its numbers, from 0 (Lucey et al. 2010, section 2.3)."""
 _NOTE = "_emotion.txt"
 _APEX = 3  # last frames that show the expression, as CK+'s users take them
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Sequence:
-    """One labelled sequence: its name, subject, class index and frames' names in order."""
-
-    name: str
-    subject: str
-    label: int
-    frames: list[str]
 
 
 def read_ckplus(path: Path, detector: Detector, *, size_px: int = 48) -> FaceSet:
@@ -91,33 +85,10 @@ def read_ckplus_clips(path: Path, detector: Detector, *, size_px: int = 48) -> C
     store = Store(path)
     if "index.csv" in store.names:
         return read_ckplus_sequences(path, detector, size_px)
-    crops: list[U8] = []
-    starts: list[int] = []
-    kept: list[_Sequence] = []
-    for sequence in _sequences(path, store):
-        clip = [
-            c
-            for f in sequence.frames
-            if (c := crop_of(store.read(f), detector, size_px)) is not None
-        ]
-        if clip:
-            kept.append(sequence)
-            starts.append(len(crops))
-            crops.extend(clip)
-    if not crops:
-        raise ConfigError(f"{path}: no face was found in any sequence")
-    return ClipSet(
-        crops_NHW=np.stack(crops),
-        starts_M=np.array(starts, np.int64),
-        labels_M=np.array([s.label for s in kept], np.int64),
-        subjects_M=np.array([s.subject for s in kept], np.str_),
-        names_M=np.array([s.name for s in kept], np.str_),
-        step_s=FRAME_S,
-        sources={},
-    )
+    return cut_clips(store, _sequences(path, store), detector, size_px, {})
 
 
-def _sequences(path: Path, store: Store) -> list[_Sequence]:
+def _sequences(path: Path, store: Store) -> list[Sequence]:
     notes = [name for name in store.names if name.endswith(_NOTE)]
     if not notes:
         raise ConfigError(
@@ -136,7 +107,7 @@ def _sequences(path: Path, store: Store) -> list[_Sequence]:
         if name not in frames:
             raise ConfigError(f"{path}: cohn-kanade-images holds no {subject}/{number} for {note}")
         out.append(
-            _Sequence(
+            Sequence(
                 name=name,
                 subject=subject,
                 label=_label(path, note, store.read(note)),

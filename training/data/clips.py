@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from streamer.stages import Detector
     from streamer.types import I64, U8
 
-__all__ = ["FRAME_S", "ClipSet", "Store", "crop_of", "read_ckplus_sequences"]
+__all__ = ["ClipSet", "Sequence", "Store", "crop_of", "cut_clips", "read_ckplus_sequences"]
 
 _INDEX = "index.csv"
-FRAME_S = 1.0 / 30.0
+_FRAME_S = 1.0 / 30.0
 """CK+ was recorded at 30 frames a second (Lucey 2010)."""
 
 
@@ -121,10 +121,28 @@ class ClipSet:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sequence:
+    """Frames that are a clip once they are cut.
+
+    Attributes:
+        name: in its corpus.
+        subject: who is seen.
+        label: class index.
+        frames: the names of its pictures, in order.
+    """
+
+    name: str
+    subject: str
+    label: int
+    frames: list[str]
+
+
 class Store:
     """Files by name, from a folder or a zip alike.
 
     Attributes:
+        path: of the folder or the zip.
         names: of all files, sorted, with slashes.
 
     Raises:
@@ -132,7 +150,7 @@ class Store:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         try:
             self._zip = zipfile.ZipFile(path) if path.is_file() else None
         except zipfile.BadZipFile as error:
@@ -141,9 +159,9 @@ class Store:
         self.names = sorted(n for n in names if not n.endswith("/"))
 
     def _walk(self) -> Iterator[str]:
-        for file in self._path.rglob("*"):
+        for file in self.path.rglob("*"):
             if file.is_file():
-                yield file.relative_to(self._path).as_posix()
+                yield file.relative_to(self.path).as_posix()
 
     def read(self, name: str) -> bytes:
         """Return a file's content.
@@ -152,9 +170,9 @@ class Store:
             ConfigError: when it is not there.
         """
         try:
-            return self._zip.read(name) if self._zip else (self._path / name).read_bytes()
+            return self._zip.read(name) if self._zip else (self.path / name).read_bytes()
         except (KeyError, OSError):
-            raise ConfigError(f"{self._path}: holds no {name}") from None
+            raise ConfigError(f"{self.path}: holds no {name}") from None
 
 
 def read_ckplus_sequences(path: Path, detector: Detector, size_px: int = 48) -> ClipSet:
@@ -172,30 +190,62 @@ def read_ckplus_sequences(path: Path, detector: Detector, size_px: int = 48) -> 
         ConfigError: when the index is missing, a label is unknown, or no face is found at all.
     """
     store = Store(path)
-    crops: list[U8] = []
-    starts: list[int] = []
-    rows = list(csv.DictReader(io.StringIO(store.read(_INDEX).decode())))
-    kept = []
-    for row in rows:
+    sequences = []
+    for row in csv.DictReader(io.StringIO(store.read(_INDEX).decode())):
         if row["label"] not in CLASSES:
             raise ConfigError(f"{path}: {_INDEX}: label {row['label']!r} is none of {CLASSES}")
         prefix = f"frames/{row['label']}/{row['sequence']}/"
-        frames = [n for n in store.names if n.startswith(prefix)]
-        clip = [c for n in frames if (c := crop_of(store.read(n), detector, size_px)) is not None]
+        sequences.append(
+            Sequence(
+                name=row["sequence"],
+                subject=row["subject"],
+                label=CLASSES.index(row["label"]),
+                frames=[name for name in store.names if name.startswith(prefix)],
+            )
+        )
+    sources = {path.name: file_sha256(path)} if path.is_file() else {}
+    return cut_clips(store, sequences, detector, size_px, sources)
+
+
+def cut_clips(
+    store: Store,
+    sequences: list[Sequence],
+    detector: Detector,
+    size_px: int,
+    sources: dict[str, str],
+) -> ClipSet:
+    """Cut the face out of every frame; what shows none, a frame or a sequence, is left out.
+
+    Args:
+        store: holds the frames.
+        sequences: of CK+'s rate.
+        detector: finds the face.
+        size_px: side of the crops.
+        sources: sha256 of the files that the sequences are from.
+
+    Raises:
+        ConfigError: when no face is found at all.
+    """
+    crops: list[U8] = []
+    starts: list[int] = []
+    kept: list[Sequence] = []
+    for sequence in sequences:
+        found = (crop_of(store.read(name), detector, size_px) for name in sequence.frames)
+        clip = [crop for crop in found if crop is not None]
         if clip:
-            kept.append(row)
+            kept.append(sequence)
             starts.append(len(crops))
             crops.extend(clip)
     if not crops:
-        raise ConfigError(f"{path}: no face was found in any of {len(rows)} sequences")
+        raise ConfigError(f"{store.path}: no face was found in any of {len(sequences)} sequences")
     return ClipSet(
         crops_NHW=np.stack(crops),
         starts_M=np.array(starts, np.int64),
-        labels_M=np.array([CLASSES.index(r["label"]) for r in kept], np.int64),
-        subjects_M=np.array([r["subject"] for r in kept], np.str_),
-        names_M=np.array([r["sequence"] for r in kept], np.str_),
-        step_s=FRAME_S,
-        sources={path.name: file_sha256(path)} if path.is_file() else {},
+        labels_M=np.array([s.label for s in kept], np.int64),
+        subjects_M=np.array([s.subject for s in kept], np.str_),
+        names_M=np.array([s.name for s in kept], np.str_),
+        step_s=_FRAME_S,
+        sources=sources,
     )
 
 
