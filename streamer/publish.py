@@ -275,6 +275,11 @@ class _Loop:
         poller = zmq.Poller()
         poller.register(self._wake, zmq.POLLIN)
         poller.register(self._router, zmq.POLLIN)
+        # Never readable, but libzmq takes in new and lost subscribers as a socket is used: without
+        # this, an idle daemon keeps what each of them sent until there is an event (12 kB a visit).
+        # Polled, and not asked for its events: that holds the interpreter's lock, and a flood of
+        # subscriptions (60,000 take seconds) would stop all cameras.
+        poller.register(self._stream, zmq.POLLIN)
         for peers in self._peers:
             poller.register(peers.monitor.socket, zmq.POLLIN)
         try:
@@ -284,9 +289,6 @@ class _Loop:
                 self.last_progress_ns = self._clock.monotonic_ns()
                 if self._wake.fileno() in ready:
                     _empty(self._wake)
-                # libzmq takes in new and lost subscribers as the socket is used: without this, an
-                # idle daemon keeps what each of them sent until there is an event (12 kB a visit).
-                self._stream.getsockopt(zmq.EVENTS)
                 self._send_waiting()
                 if self._router in ready:
                     self._answer()
