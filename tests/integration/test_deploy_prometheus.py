@@ -5,15 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import socket
 import subprocess
-import threading
-import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from functools import lru_cache
-from http import HTTPStatus
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,8 +21,8 @@ from streamer.fleet.discovery import CONTENT_TYPE, FLEET_JOB, Target, body
 from streamer.fleet.metrics import FleetMetrics
 from streamer.fleet.placement import Camera, Node, place
 from streamer.metrics import DropReason, Metrics
-from streamer.web import LiveView, WebOptions, WebServer
-from tests.fakes_web import FakeState
+from tests.scraping import ask, prometheus_of, within
+from tests.website import TOKEN, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +31,6 @@ if TYPE_CHECKING:
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 DASHBOARD = DEPLOY / "grafana" / "dashboards" / "streamer.json"
-TOKEN = "correct-horse-battery"  # noqa: S105 - a test's own
 OF_PROMETHEUS = {"up", "ALERTS"}
 """Series that Prometheus makes by itself."""
 
@@ -214,44 +206,23 @@ def test_every_alert_has_a_test_of_its_own() -> None:
 def daemon() -> Iterator[tuple[Metrics, int]]:
     """The web server of a daemon whose counters run, and its port."""
     metrics = example()
-    live = LiveView(clock=time, metrics=metrics, pictures="omit")
-    options = WebOptions(bind="127.0.0.1:0", token=TOKEN)
-    server = WebServer(
-        options=options,
-        state=FakeState(registry=metrics.registry),
-        live=live,
-        metrics=metrics,
-        clock=time,
-    )
-    server.start()
-    yield metrics, int(server.url.rstrip("/").rpartition(":")[2])
-    assert server.stop(5.0)
+    with serving(metrics, token=TOKEN) as site:
+        yield metrics, site.port
 
 
 @pytest.fixture
 def fleet(daemon: tuple[Metrics, int]) -> Iterator[tuple[FleetMetrics, int]]:
     """The web server of a fleet whose one node is that daemon, and its port."""
     metrics = fleet_example()
-    port = 0
 
     async def discovery(_request: Request) -> Response:
         nodes = [Target(node="a", address=f"127.0.0.1:{daemon[1]}", labels={"rack-no": "7"})]
-        content = body(nodes, fleet=f"127.0.0.1:{port}")
+        content = body(nodes, fleet=f"127.0.0.1:{site.port}")
         return Response(content, headers={"content-type": CONTENT_TYPE})
 
-    daemons = Metrics(CollectorRegistry())
-    server = WebServer(
-        options=WebOptions(bind="127.0.0.1:0", token=TOKEN),
-        state=FakeState(registry=metrics.registry),
-        live=LiveView(clock=time, metrics=daemons, pictures="omit"),
-        metrics=daemons,
-        clock=time,
-        more=[Route("/discovery", discovery)],
-    )
-    server.start()
-    port = int(server.url.rstrip("/").rpartition(":")[2])
-    yield metrics, port
-    assert server.stop(5.0)
+    more = [Route("/discovery", discovery)]
+    with serving(registry=metrics.registry, more=more, token=TOKEN) as site:
+        yield metrics, site.port
 
 
 def scrape(file: str, folder: Path, addresses: dict[str, str]) -> dict[str, Any]:
@@ -273,8 +244,6 @@ def prometheus(
     tmp_path: Path,
 ) -> Iterator[str]:
     """The address of a Prometheus with a configuration and the rules of deploy/."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     addresses = {
         "prometheus.yml": {"streamer:9108": f"127.0.0.1:{daemon[1]}"},
         "fleet.yml": {"streamer-fleet:9108": f"127.0.0.1:{fleet[1]}"},
@@ -284,44 +253,8 @@ def prometheus(
     shutil.copy(DEPLOY / "prometheus" / "rules.yml", tmp_path)
     (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
     subprocess.run(["promtool", "check", "config", "prometheus.yml"], cwd=tmp_path, check=True)
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [
-                "prometheus",
-                f"--config.file={tmp_path}/prometheus.yml",
-                f"--storage.tsdb.path={tmp_path}/data",
-                f"--web.listen-address=127.0.0.1:{port}",
-            ],
-            stdout=log,
-            stderr=log,
-        )
-    yield f"http://127.0.0.1:{port}"
-    process.terminate()
-    assert process.wait(20) == 0, (tmp_path / "log").read_text()
-
-
-def ask(prometheus: str, path: str, **parameters: str) -> Any:
-    """Return the data of an answer; None while Prometheus is starting."""
-    url = f"{prometheus}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
-    try:
-        with urllib.request.urlopen(url, timeout=5) as reply:  # noqa: S310 - our own address
-            return json.load(reply)["data"]
-    except urllib.error.HTTPError as error:
-        if error.code != HTTPStatus.SERVICE_UNAVAILABLE:
-            raise AssertionError(error.read()) from None
-    except urllib.error.URLError:
-        pass
-    return None
-
-
-def within(seconds: float, prometheus: str, query: str) -> list[dict[str, Any]]:
-    """Ask until there is a result; the last answer is returned."""
-    deadline = time.monotonic() + seconds
-    while True:
-        data = ask(prometheus, "query", query=query)
-        if (data and data["result"]) or time.monotonic() > deadline:
-            return data["result"] if data else []
-        threading.Event().wait(0.2)
+    with prometheus_of(tmp_path) as address:
+        yield address
 
 
 @needs_prometheus
