@@ -8,46 +8,29 @@ import struct
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import pytest
-from prometheus_client import CollectorRegistry
 
-from streamer.metrics import Metrics
-from streamer.web import LiveView, WebOptions, WebServer
 from streamer.web.picture import encode
-from tests.fakes_web import Drawing, FakeState, frame, reading
+from tests.fakes_web import Drawing, frame, reading
+from tests.website import serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from streamer.types import BGR
-    from streamer.web.options import Pictures
+    from tests.website import Site
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Site:
-    """A running server with everything behind it."""
-
-    port: int
-    server: WebServer
-    state: FakeState
-    live: LiveView
-    metrics: Metrics
-
-    def value(self, name: str, **labels: str) -> float:
-        """Read one metric; 0 where it has no series yet."""
-        return self.metrics.registry.get_sample_value(f"streamer_{name}", labels) or 0.0
-
-    def until_watched(self, watchers: int = 1) -> None:
-        """Wait for as many open streams."""
-        deadline = time.monotonic() + 5
-        while self.value("live_viewers") != watchers:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+def until_watched(site: Site, watchers: int = 1) -> None:
+    """Wait for as many open streams."""
+    deadline = time.monotonic() + 5
+    while site.value("live_viewers") != watchers:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 class Watcher:
@@ -79,26 +62,10 @@ class Watcher:
 
 
 @contextmanager
-def serving(pictures: Pictures = "show") -> Iterator[Site]:
-    """Run a server on a free port of the loopback."""
-    metrics = Metrics(CollectorRegistry(), process=False)
-    state = FakeState(registry=metrics.registry)
-    live = LiveView(clock=time, metrics=metrics, pictures=pictures)
-    options = WebOptions(bind="127.0.0.1:0", pictures=pictures)
-    server = WebServer(options=options, state=state, live=live, metrics=metrics, clock=time)
-    server.start()
-    port = int(server.url.rstrip("/").rpartition(":")[2])
-    try:
-        yield Site(port=port, server=server, state=state, live=live, metrics=metrics)
-    finally:
-        assert server.stop(5.0)
-
-
-@contextmanager
 def watching(site: Site, query: str = "") -> Iterator[Watcher]:
     """Open a stream and close it."""
     watcher = Watcher(site.port, query)
-    site.until_watched(int(site.value("live_viewers")) or 1)
+    until_watched(site, int(site.value("live_viewers")) or 1)
     try:
         yield watcher
     finally:
@@ -162,7 +129,7 @@ def test_while_nobody_watches_nothing_is_converted_or_kept(site: Site) -> None:
         seen = colour(40, 50, 60)
         site.live.offer(frame("lobby", 2, seen), [])
         assert watcher.frame()[0]["seq"] == 2
-    site.until_watched(0)
+    until_watched(site, 0)
     after = colour(70, 80, 90)
     site.live.offer(frame("lobby", 3, after), [])
     time.sleep(0.1)
@@ -174,21 +141,21 @@ def test_while_nobody_watches_nothing_is_converted_or_kept(site: Site) -> None:
 def test_watchers_share_what_is_encoded(site: Site) -> None:
     """Five who look cost one conversion."""
     watchers = [Watcher(site.port) for _ in range(5)]
-    site.until_watched(5)
+    until_watched(site, 5)
     picture = colour(1, 2, 3)
     site.live.offer(frame("lobby", 1, picture), [])
     assert [watcher.frame()[0]["seq"] for watcher in watchers] == [1] * 5
     assert picture.asked == 1
     for watcher in watchers:
         watcher.close()
-    site.until_watched(0)
+    until_watched(site, 0)
 
 
 def test_a_slow_watcher_sees_new_frames_and_delays_nobody(site: Site) -> None:
     """One that reads nothing for two seconds neither blocks the pipeline nor gets a backlog."""
     noise = np.random.default_rng(0).integers(0, 255, (360, 640, 3), np.uint8)
     with watching(site) as slow, watching(site) as quick:
-        site.until_watched(2)
+        until_watched(site, 2)
         newest = [0]
 
         def read() -> None:
@@ -250,7 +217,7 @@ def test_the_privacy_mode_blurs_beyond_recognition() -> None:
     board = np.kron(np.indices((24, 40)).sum(0) % 2, np.ones((15, 16))).astype(np.uint8) * 255
     assert board.shape == (360, 640)
     picture = Drawing(np.repeat(board[:, :, None], 3, axis=2))
-    with serving("blur") as site, watching(site, "pictures=1") as watcher:
+    with serving(pictures="blur") as site, watching(site, "pictures=1") as watcher:
         site.live.offer(frame("lobby", 1, picture), [])
         header, jpeg = watcher.frame()
     assert header["picture"] == "blur"
@@ -264,7 +231,7 @@ def test_the_privacy_mode_blurs_beyond_recognition() -> None:
 def test_the_privacy_mode_omits_whatever_is_asked_for() -> None:
     """No request can talk the server into a picture; boxes still come."""
     picture = colour(1, 2, 3)
-    with serving("omit") as site, watching(site, "pictures=1&width=1280") as watcher:
+    with serving(pictures="omit") as site, watching(site, "pictures=1&width=1280") as watcher:
         site.live.offer(frame("lobby", 1, picture), [reading(1, (1, 2, 3, 4), "anger")])
         header, jpeg = watcher.frame()
     assert (header["picture"], jpeg, picture.asked) == ("omit", b"", 0)
@@ -275,10 +242,10 @@ def test_watchers_come_and_go(site: Site) -> None:
     """Streams that break leave nothing behind."""
     for _ in range(5):
         watchers = [Watcher(site.port) for _ in range(4)]
-        site.until_watched(4)
+        until_watched(site, 4)
         for watcher in watchers:
             watcher.close()
-        site.until_watched(0)
+        until_watched(site, 0)
     assert not site.live._watchers
     assert not site.live._encoded
 
@@ -286,7 +253,7 @@ def test_watchers_come_and_go(site: Site) -> None:
 def test_the_number_of_watchers_is_bounded(site: Site) -> None:
     """One more than can be served is told so, and the health checks still answer."""
     watchers = [Watcher(site.port) for _ in range(32)]
-    site.until_watched(32)
+    until_watched(site, 32)
     connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=10)
     for path, status in (("/api/live", 503), ("/livez", 200)):
         connection.request("GET", path)
@@ -295,7 +262,7 @@ def test_the_number_of_watchers_is_bounded(site: Site) -> None:
     connection.close()
     for watcher in watchers:
         watcher.close()
-    site.until_watched(0)
+    until_watched(site, 0)
 
 
 def test_frames_offered_after_the_end_do_no_harm() -> None:
