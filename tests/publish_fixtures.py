@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import zmq
+
 from streamer.errors import SourceReason
 from streamer.events import (
     CameraOffline,
@@ -32,8 +34,19 @@ if TYPE_CHECKING:
 
     from streamer.client import Subscriber
 
-__all__ = ["Recorder", "event", "every_event", "joined", "publisher", "wait_until"]
+__all__ = [
+    "LOOPBACK",
+    "Recorder",
+    "ask",
+    "event",
+    "every_event",
+    "joined",
+    "publisher",
+    "wait_until",
+]
 
+LOOPBACK = "tcp://127.0.0.1:0"
+"""A free port, which nobody else can reach."""
 _CAPTURED_NS = 1_769_860_800_061_000_000  # 2026-01-31T12:00:00.061Z
 
 
@@ -75,7 +88,7 @@ def publisher(options: PublishOptions | None = None) -> Iterator[tuple[Publisher
     """Start a publisher, on free ports of loopback unless told otherwise, and stop it."""
     recorder = Recorder()
     made = Publisher(
-        options or PublishOptions(bind="tcp://127.0.0.1:0", snapshot="tcp://127.0.0.1:0"),
+        options or PublishOptions(bind=LOOPBACK, snapshot=LOOPBACK),
         observer=recorder,
         clock=time,
     )
@@ -84,6 +97,16 @@ def publisher(options: PublishOptions | None = None) -> Iterator[tuple[Publisher
         yield made, recorder
     finally:
         assert made.stop(10.0), "the publisher did not stop"
+
+
+def ask(address: str, *frames: bytes, timeout_ms: int = 10_000) -> bytes:
+    """Send one request from a REQ socket and return the reply."""
+    with zmq.Context() as context, context.socket(zmq.REQ) as request:
+        request.linger = 0
+        request.connect(address)
+        request.send_multipart(frames)
+        assert request.poll(timeout_ms), "no reply"
+        return request.recv()
 
 
 def joined(source: Publisher, subscriber: Subscriber) -> None:
