@@ -6,7 +6,8 @@ import shutil
 
 import pytest
 
-from tests.fuzz import TARGETS, fuzz
+from tests.fuzz import fuzz
+from tests.fuzz_targets import TARGETS
 
 FOUND = {
     "key": b'metadata\ncurve\n    public-key \n    secret-key = "x"\n',  # no "=" in a line
