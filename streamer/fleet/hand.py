@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -30,6 +31,7 @@ __all__ = ["Hand"]
 log = structlog.get_logger(__name__)
 _PROGRAM: Final = "from streamer.fleet.cluster import main; main()"
 """Not by ``-m``: the actor's class has to have a module that the nodes can import."""
+_KILL_S: Final = 0.1
 _PATIENCE_S: Final = "5"
 """For a head that does not answer, in place of Ray's 60 s: the next attempt may find it."""
 _AGAIN_S: Final = 2.0
@@ -82,18 +84,17 @@ class Hand:
             timeout_s: how long that may take.
             end_agents: whether the nodes' agents are to end, too.
         """
+        end_s = time.monotonic() + timeout_s
         self._stopping.set()
         channel = self._channel
-        if channel is not None:
+        if end_agents and self._nodes is not None and channel is not None:
             with contextlib.suppress(OSError):  # it has just ended by itself
-                if end_agents:
-                    channel.sendall(msgspec.json.encode(Stop()) + b"\n")
-                else:
-                    channel.shutdown(socket.SHUT_WR)
-        if self._thread.ident is not None:
-            self._thread.join(timeout_s)
-        if self._thread.is_alive() and self._process is not None:
-            self._process.kill()
+                channel.sendall(msgspec.json.encode(Stop()) + b"\n")
+            self._thread.join(timeout_s / 2)
+        while self._thread.is_alive() and time.monotonic() < end_s:
+            if self._process is not None:
+                self._process.kill()  # it keeps nothing, and may wait for a head for long
+            self._thread.join(_KILL_S)
         return not self._thread.is_alive()
 
     def _run(self) -> None:

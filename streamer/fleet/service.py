@@ -132,6 +132,7 @@ class Service:
         self._thread = threading.Thread(target=self._run, name="fleet", daemon=True)
         self._progress_ns = clock.monotonic_ns()
         self._status: Status | None = None
+        self._routes: tuple[dict[str, Source], dict[str, str]] = ({}, {})
 
     # Life
 
@@ -266,7 +267,10 @@ class Service:
             pushed = []
         # Routes first: what a node sends after its orders finds its way.
         lost = controller.take_lost()
-        self._switchboard.route(self._sources(controller), controller.owners)
+        routes = (self._sources(controller), controller.owners)
+        if routes != self._routes:
+            self._routes = routes
+            self._switchboard.route(*routes)
         self._switchboard.lost(lost)
         for peer, beat in heard:
             post.send(peer, controller.answer(beat))

@@ -62,6 +62,8 @@ class Cluster:
 
     def start_head(self) -> None:
         """Start the head, or start it again with what it knew; no camera runs on it."""
+        # a head alone on its machine finds nobody there who still names its address
+        (self.temporary / "ray_current_cluster").unlink(missing_ok=True)
         self._begin(
             "head",
             *("--head", f"--port={self.port}", "--num-cpus=0", "--include-dashboard=false"),
