@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import textwrap
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -182,3 +183,21 @@ def test_a_pod_is_confined_and_whole(name: str, fleet: settings.FleetConfig) -> 
             shipped = yaml.safe_load((DEPLOY / "kubernetes" / "secret.yaml").read_text())
             assert volume["secretName"] == shipped["metadata"]["name"]
             assert shipped["stringData"][Path(secret).name] == ""
+
+
+def test_the_steps_on_three_machines_are_taken(tmp_path: Path) -> None:
+    """The configuration that the README shows is one, and its cameras find a place there."""
+    text = (ROOT / "streamer" / "fleet" / "README.md").read_text()
+    shown = re.search(r"(?ms)^ {7}\[\[cameras\]\].*?(?=^\d\. )", text)
+    assert shown is not None
+    file = tmp_path / "fleet.toml"
+    file.write_text(textwrap.dedent(shown[0]))
+    loaded = settings.load(file)
+    labels = [
+        dict(pair.split("=") for pair in found.split(","))
+        for found in re.findall(r"ray start .*--labels (\S+)", text)
+    ]
+    assert len(labels) == 3
+    nodes = [Node(name=of["name"], capacity=16, labels=of) for of in labels]
+    cameras = [Camera(name=name, needs=need.needs) for name, need in loaded.fleet.cameras.items()]
+    assert place(cameras, nodes, {}).homes == {"gate": "roof"}

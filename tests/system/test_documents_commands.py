@@ -38,6 +38,7 @@ DOCUMENTS = sorted(
 ELSEWHERE = {
     "bench": "takes minutes; the benchmarks run it",
     "engines": "needs an NVIDIA GPU; tests/unit/test_engine_*.py have the compiler",
+    "fleet": "needs a cluster; tests/fleet has one, and the simulation",
     "record": "runs until it is stopped; tests/integration/test_recorder.py has the databases",
     "bridge": "needs a broker; tests/integration/test_mqtt.py has one",
 }
