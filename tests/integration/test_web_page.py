@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
-from prometheus_client import CollectorRegistry
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from streamer.metrics import Metrics
-from streamer.web import LiveView, WebOptions, WebServer
+from streamer.web import WebOptions, WebServer
 from tests.browser import chromium_missing, console_of, faces, open_chromium, tile, until
-from tests.fakes_web import FakeFeed, FakeState
+from tests.fakes_web import FakeFeed
+from tests.website import TOKEN, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from selenium import webdriver
 
-TOKEN = "correct-horse-battery"  # noqa: S105 - a test's own
+    from tests.website import Site
 
 pytestmark = [
     pytest.mark.browser,
@@ -42,32 +40,22 @@ return painted / (data.length / 4);
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Site:
-    """A running server with a feed of moving faces."""
-
-    server: WebServer
-    state: FakeState
-    feed: FakeFeed
-    metrics: Metrics
+@pytest.fixture
+def site(request: pytest.FixtureRequest) -> Iterator[Site]:
+    """Two cameras; the test's parameter gives the server's options."""
+    with serving(**getattr(request, "param", {})) as site:
+        site.state.online("lobby", "rtsp://bob:hunter2@cam/1")
+        site.state.online("yard")
+        yield site
 
 
 @pytest.fixture
-def site(request: pytest.FixtureRequest) -> Iterator[Site]:
-    """Two cameras with two faces and one; the test's parameter gives the server's options."""
-    metrics = Metrics(CollectorRegistry(), process=False)
-    state = FakeState(registry=metrics.registry)
-    options = WebOptions(bind="127.0.0.1:0", **getattr(request, "param", {}))
-    live = LiveView(clock=time, metrics=metrics, pictures=options.pictures)
-    server = WebServer(options=options, state=state, live=live, metrics=metrics, clock=time)
-    server.start()
-    state.online("lobby", "rtsp://bob:hunter2@cam/1")
-    state.online("yard")
-    feed = FakeFeed(live, {"lobby": 2, "yard": 1})
+def feed(site: Site) -> Iterator[FakeFeed]:
+    """Two faces that move before one camera, and one before the other."""
+    feed = FakeFeed(site.live, {"lobby": 2, "yard": 1})
     feed.start()
-    yield Site(server=server, state=state, feed=feed, metrics=metrics)
+    yield feed
     feed.stop()
-    assert server.stop(5.0)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +68,7 @@ def chromium() -> Iterator[webdriver.Chrome]:
 @pytest.fixture
 def browser(
     chromium: webdriver.Chrome,
-    site: Site,  # noqa: ARG001 - so that the page is left before the server goes
+    feed: FakeFeed,  # noqa: ARG001 - so that the page is left before the server goes
 ) -> Iterator[webdriver.Chrome]:
     """The browser with a window of a desktop and nothing remembered; its console stays silent."""
     chromium.set_window_size(1400, 1000)
@@ -133,12 +121,12 @@ def test_pictures_labels_bars_and_timelines_move(browser: webdriver.Chrome, site
 
 
 def test_a_killed_camera_shows_its_state_and_nothing_old(
-    browser: webdriver.Chrome, site: Site
+    browser: webdriver.Chrome, site: Site, feed: FakeFeed
 ) -> None:
     """Picture and faces go, the reason comes in words, and it is announced to who cannot see."""
     browser.get(site.server.url)
     until(browser, lambda b: len(faces(b, "lobby")) == 2)
-    del site.feed.faces["lobby"]
+    del feed.faces["lobby"]
     site.state.offline("lobby", "connection_refused")
     lobby = tile(browser, "lobby")
     until(browser, lambda _: lobby.get_attribute("data-state") == "offline")
@@ -151,13 +139,15 @@ def test_a_killed_camera_shows_its_state_and_nothing_old(
     assert status == "Camera lobby is offline: The camera refuses connections"
     assert browser.title == "1/2 online · streamer"
     site.state.online("lobby")
-    site.feed.faces["lobby"] = 2
+    feed.faces["lobby"] = 2
     until(browser, lambda b: len(faces(b, "lobby")) == 2)
 
 
-def test_one_camera_alone_has_the_whole_page(browser: webdriver.Chrome, site: Site) -> None:
+def test_one_camera_alone_has_the_whole_page(
+    browser: webdriver.Chrome, site: Site, feed: FakeFeed
+) -> None:
     """Its picture and its faces stand side by side, and there is nothing to expand."""
-    del site.state.views["yard"], site.feed.faces["yard"]
+    del site.state.views["yard"], feed.faces["yard"]
     browser.get(site.server.url)
     until(browser, lambda b: len(faces(b, "lobby")) == 2)
     lobby = tile(browser, "lobby")
@@ -185,11 +175,13 @@ def test_a_picture_that_is_none_is_not_the_last(browser: webdriver.Chrome, site:
     assert "createImageBitmap" in said
 
 
-def test_a_camera_that_stalls_is_not_shown_as_live(browser: webdriver.Chrome, site: Site) -> None:
+def test_a_camera_that_stalls_is_not_shown_as_live(
+    browser: webdriver.Chrome, site: Site, feed: FakeFeed
+) -> None:
     """An old picture is never passed off as a new one."""
     browser.get(site.server.url)
     until(browser, lambda b: len(faces(b, "yard")) == 1)
-    del site.feed.faces["yard"]
+    del feed.faces["yard"]
     yard = tile(browser, "yard")
     until(browser, lambda _: yard.get_attribute("data-state") == "stale")
     assert "No picture for" in yard.text
@@ -207,7 +199,7 @@ def test_a_server_that_goes_is_noticed_and_one_that_comes_is_found(
     back = WebServer(
         options=WebOptions(bind=site.server.url.removeprefix("http://").rstrip("/")),
         state=site.state,
-        live=site.feed.live,
+        live=site.live,
         metrics=site.metrics,
         clock=time,
     )
@@ -226,20 +218,19 @@ def test_nothing_is_encoded_for_a_page_that_is_paused_or_hides_pictures(
     """The switches act on the server, by key as by mouse, and are told to a screen reader."""
     browser.get(site.server.url)
     until(browser, lambda b: len(faces(b, "lobby")) == 2)
-    value = site.metrics.registry.get_sample_value
     body = browser.find_element(By.TAG_NAME, "body")
     pictures, pause = browser.find_element(By.ID, "pictures"), browser.find_element(By.ID, "pause")
     assert pictures.get_attribute("aria-pressed") == "true"
     body.send_keys("i")
     assert pictures.get_attribute("aria-pressed") == "false"
     until(browser, lambda b: painted(b, "lobby") < 0.5)
-    count = value("streamer_live_pictures_total", {"camera": "lobby"})
+    count = site.value("live_pictures_total", camera="lobby")
     seq = tile(browser, "lobby").get_attribute("data-seq")
     until(browser, lambda b: tile(b, "lobby").get_attribute("data-seq") != seq)
-    assert value("streamer_live_pictures_total", {"camera": "lobby"}) == count
+    assert site.value("live_pictures_total", camera="lobby") == count
     pause.click()
     assert (pause.text, pause.get_attribute("aria-pressed")) == ("Resume", "true")
-    until(browser, lambda _: value("streamer_live_viewers") == 0)
+    until(browser, lambda _: site.value("live_viewers") == 0)
     body.send_keys("p")
     pictures.click()
     until(browser, lambda b: painted(b, "lobby") == 1.0)
