@@ -1,70 +1,23 @@
-"""Files through FFmpeg: luma, pacing, loops, damage; expected values by OpenCV and by hand."""
+"""Files through FFmpeg: from the first keyframe to the end, paced, looped, decoded in time."""
 
 from __future__ import annotations
 
-import socket
-import subprocess
 import threading
 import time
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import av
-import cv2
 import numpy as np
 import pytest
 
 from streamer.capture import open_source
 from streamer.clock import SystemClock
 from streamer.errors import SourceError, SourceReason
-from streamer.picture import luma_of
 from streamer.source import CaptureOptions, Continuity
+from tests.clips import ffmpeg, make, opened, read_all
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from streamer.capture import MediaSource
-    from streamer.source import DiscardReason
-    from streamer.types import Frame
-
-
-def ffmpeg(*arguments: str) -> None:
-    """Run the ffmpeg program, which must succeed."""
-    subprocess.run(["ffmpeg", "-v", "error", "-y", *arguments], check=True, timeout=60)
-
-
-def make(path: Path, *output: str, source: str = "testsrc=size=320x240:rate=25:duration=1") -> Path:
-    """Write a clip with FFmpeg's test picture."""
-    ffmpeg("-f", "lavfi", "-i", source, *output, str(path))
-    return path
-
-
-def opened(path: Path, **options: bool) -> MediaSource:
-    """Open a file, unpaced unless told otherwise."""
-    return open_source(
-        CaptureOptions(camera="a", url=str(path), **{"realtime": False, **options}),  # type: ignore[arg-type]
-        SystemClock(),
-    )
-
-
-def read_all(source: MediaSource) -> tuple[list[Frame], SourceError]:
-    """Read to the end; return the frames and how it ended."""
-    frames = []
-    while True:
-        try:
-            frames.append(source.read())
-        except SourceError as error:
-            source.close()
-            return frames, error
-
-
-def failure(path: Path) -> SourceError:
-    """Return the error that opening or reading a file ends with."""
-    try:
-        source = opened(path)
-    except SourceError as error:
-        return error
-    return read_all(source)[1]
 
 
 def test_a_file_is_read_to_its_end(tmp_path: Path) -> None:
@@ -82,125 +35,6 @@ def test_a_file_is_read_to_its_end(tmp_path: Path) -> None:
     assert np.diff(captured_s) == pytest.approx(0.04, abs=1e-4)
     assert {frame.clock for frame in frames} == {"pts"}
     assert end.reason is SourceReason.ENDED
-
-
-def test_the_luma_is_the_decoders_own_memory(tmp_path: Path) -> None:
-    """The picture shares memory with the decoder, is read-only, and outlives the source."""
-    path = make(tmp_path / "a.mp4", "-pix_fmt", "yuv420p")
-    source = opened(path)
-    frame = source.read()
-    assert frame.luma_HW.base is not None
-    assert not frame.luma_HW.flags.owndata
-    with pytest.raises(ValueError, match="read-only"):
-        frame.luma_HW[0, 0] = 1
-    before_HW = frame.luma_HW.copy()
-    read_all(source)
-    assert np.array_equal(frame.luma_HW, before_HW)
-    with av.open(str(path)) as container:
-        expected_HW = next(container.decode(video=0)).to_ndarray(format="yuv420p")[:240]
-    assert np.array_equal(before_HW, expected_HW)
-
-
-def test_a_picture_can_be_had_in_colour(tmp_path: Path) -> None:
-    """The colours are those OpenCV reads from the same file, within the rounding of converters."""
-    path = make(tmp_path / "a.mp4", "-pix_fmt", "yuv420p")
-    source = opened(path)
-    picture = source.read().picture
-    source.close()
-    assert picture is not None
-    bgr = picture.bgr()
-    assert bgr.shape == (240, 320, 3)
-    assert bgr.dtype == np.uint8
-    found, expected = cv2.VideoCapture(str(path)).read()
-    assert found
-    assert np.abs(bgr.astype(int) - expected.astype(int)).mean() < 2
-
-
-@pytest.mark.parametrize(
-    "pixels",
-    ["yuv420p", "yuvj420p", "nv12", "gray", "yuyv422", "uyvy422", "rgb24", "yuv420p10le", "gbrp"],
-)
-def test_every_pixel_format_gives_a_grey_picture(pixels: str) -> None:
-    """The same ramp is seen in any format: same shape, 8 bit, in the right order."""
-    ramp_HW = np.tile(np.linspace(40, 200, 64).astype(np.uint8), (48, 1))
-    grey = av.VideoFrame.from_ndarray(ramp_HW, format="gray")
-    luma_HW = luma_of(grey.reformat(format=pixels))
-    assert luma_HW.shape == (48, 64)
-    assert luma_HW.dtype == np.uint8
-    assert not luma_HW.flags.writeable
-    # limited range squeezes 255 steps into 219 and lifts them by 16
-    assert np.abs(luma_HW.astype(float) - ramp_HW).max() < 25
-    assert np.corrcoef(luma_HW[0], ramp_HW[0])[0, 1] > 0.999
-
-
-def test_odd_widths_are_cut_at_the_picture(tmp_path: Path) -> None:
-    """The padding of the decoder's rows is not part of the picture."""
-    path = make(
-        tmp_path / "a.avi",
-        "-c:v",
-        "mjpeg",
-        "-pix_fmt",
-        "yuvj444p",
-        source="testsrc=size=317x211:rate=25:duration=0.2",
-    )
-    source = opened(path)
-    assert source.read().luma_HW.shape == (211, 317)
-    source.close()
-
-
-def test_a_gif_is_a_video(tmp_path: Path) -> None:
-    """Palette pictures are converted to grey."""
-    frames, end = read_all(opened(make(tmp_path / "a.gif")))
-    assert len(frames) == 25
-    assert frames[0].luma_HW.shape == (240, 320)
-    assert frames[0].luma_HW.std() > 30
-    assert end.reason is SourceReason.ENDED
-
-
-@pytest.mark.parametrize(
-    ("turn", "shape"), [(90, (320, 240)), (180, (240, 320)), (270, (320, 240))]
-)
-def test_phone_videos_stand_upright(tmp_path: Path, turn: int, shape: tuple[int, int]) -> None:
-    """A clip marked as turned is turned back, as OpenCV turns it, in grey and in colour alike."""
-    flat = make(tmp_path / "flat.mp4", "-pix_fmt", "yuv420p")
-    turned = tmp_path / "turned.mp4"
-    with av.open(str(flat)) as source, av.open(str(turned), "w") as target:
-        stream = target.add_stream_from_template(source.streams.video[0])
-        stream.set_display_rotation(turn)
-        for packet in source.demux(source.streams.video[0]):
-            if packet.dts is not None:
-                packet.stream = stream
-                target.mux(packet)
-    reader = opened(turned)
-    frame = reader.read()
-    reader.close()
-    found, expected = cv2.VideoCapture(str(turned)).read()
-    assert found
-    assert frame.luma_HW.shape == expected.shape[:2] == shape
-    grey_HW = cv2.cvtColor(expected, cv2.COLOR_BGR2GRAY)
-    assert np.corrcoef(frame.luma_HW.ravel(), grey_HW.ravel())[0, 1] > 0.99
-    assert frame.luma_HW.flags.c_contiguous
-    assert frame.picture is not None
-    assert np.abs(frame.picture.bgr().astype(int) - expected.astype(int)).mean() < 2
-
-
-def test_the_resolution_may_change_in_mid_stream(tmp_path: Path) -> None:
-    """A stream that goes from 320×240 to 160×120 is followed without a reopening."""
-    for name, size in (("a", "320x240"), ("b", "160x120")):
-        make(
-            tmp_path / f"{name}.ts",
-            "-pix_fmt",
-            "yuv420p",
-            "-bf",
-            "0",
-            source=f"testsrc=size={size}:rate=25:duration=0.4",
-        )
-    both = tmp_path / "both.ts"
-    both.write_bytes((tmp_path / "a.ts").read_bytes() + (tmp_path / "b.ts").read_bytes())
-    frames, _ = read_all(opened(both))
-    assert {frame.luma_HW.shape for frame in frames} == {(240, 320), (120, 160)}
-    assert frames[-1].luma_HW.shape == (120, 160)
-    assert np.diff([frame.media_s for frame in frames]).min() > 0
 
 
 def test_a_paced_file_takes_as_long_as_it_is(tmp_path: Path) -> None:
@@ -290,88 +124,15 @@ def test_nothing_is_given_out_before_the_first_keyframe(tmp_path: Path) -> None:
     assert np.array_equal(frames[0].luma_HW, whole_frames[20].luma_HW)
 
 
-def test_broken_packets_are_passed_over(tmp_path: Path) -> None:
-    """A stream damaged in the middle goes on behind the damage, and the loss is counted."""
-    clip = make(tmp_path / "a.avi", "-c:v", "mjpeg", "-pix_fmt", "yuvj420p")
-    data = bytearray(clip.read_bytes())
-    third = data.find(b"\xff\xd8", data.find(b"\xff\xd8", data.find(b"\xff\xd8") + 2) + 2)
-    data[third : third + 400] = bytes(400)  # one frame without its headers
-    clip.write_bytes(data)
-    discarded: list[DiscardReason] = []
-    source = open_source(
-        CaptureOptions(camera="a", url=str(clip), realtime=False),
-        SystemClock(),
-        on_discard=discarded.append,
-    )
-    frames, end = read_all(source)
-    assert len(frames) == 24
-    assert len(discarded) == 1
+def test_a_clip_without_a_visible_keyframe_is_read(tmp_path: Path) -> None:
+    """The edit list of a clip that was cut hides the pictures before; those after it are clean."""
+    encode = ("-c:v", "libx264", "-g", "250", "-pix_fmt", "yuv420p")
+    whole = make(tmp_path / "whole.mp4", *encode, source="testsrc=size=320x240:rate=25:duration=4")
+    cut = tmp_path / "cut.mp4"
+    ffmpeg("-ss", "1", "-i", str(whole), "-c", "copy", str(cut))
+    frames, end = read_all(opened(cut))
     assert end.reason is SourceReason.ENDED
-
-
-def test_a_stream_of_garbage_ends(tmp_path: Path) -> None:
-    """Packets that never decode end in an error after fifty of them, not in a silent loop."""
-    clip = tmp_path / "a.mkv"
-    rng = np.random.default_rng(1)
-    with av.open(str(clip), "w") as target:
-        stream = target.add_stream("mjpeg", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
-        stream.time_base = Fraction(1, 25)
-        for n in range(80):
-            packet = av.Packet(rng.integers(0, 256, 500, dtype=np.uint8).tobytes())
-            packet.pts = packet.dts = n
-            packet.time_base = Fraction(1, 25)
-            packet.stream = stream
-            target.mux(packet)
-    assert failure(clip).reason is SourceReason.DECODE_ERROR
-
-
-def test_a_truncated_file_gives_what_it_has(tmp_path: Path) -> None:
-    """Half an MKV gives about half its frames and ends; half an MP4 cannot be read at all."""
-    whole = make(tmp_path / "a.mkv", "-pix_fmt", "yuv420p", "-g", "10")
-    half = tmp_path / "half.mkv"
-    half.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    frames, end = read_all(opened(half))
-    assert 3 < len(frames) < 25
-    assert end.reason is SourceReason.ENDED
-    whole = make(tmp_path / "a.mp4", "-pix_fmt", "yuv420p")
-    half = tmp_path / "half.mp4"
-    half.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    assert failure(half).reason is SourceReason.DECODE_ERROR
-
-
-@pytest.mark.parametrize("size", [0, 1, 100, 100_000])
-def test_any_bytes_give_an_error(tmp_path: Path, size: int) -> None:
-    """A file of noise is refused as no video."""
-    noise = tmp_path / "noise.mp4"
-    noise.write_bytes(np.random.default_rng(size).integers(0, 256, size, dtype=np.uint8).tobytes())
-    assert failure(noise).reason in {SourceReason.DECODE_ERROR, SourceReason.NO_VIDEO}
-
-
-def test_sound_alone_is_no_video(tmp_path: Path) -> None:
-    """A sound file says that there is no video in it."""
-    sound = make(tmp_path / "a.wav", source="sine=duration=0.2")
-    assert failure(sound).reason is SourceReason.NO_VIDEO
-
-
-def test_a_playlist_reaches_nothing_else(tmp_path: Path) -> None:
-    """A local playlist cannot make the daemon fetch an address."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        server.setblocking(False)  # noqa: FBT003 -- the signature of sockets
-        address = f"http://127.0.0.1:{server.getsockname()[1]}/x.ts"
-        playlist = tmp_path / "a.m3u8"
-        playlist.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\n{address}\n")
-        assert failure(playlist).reason is not SourceReason.ENDED
-        with pytest.raises(BlockingIOError):
-            server.accept()
-
-
-def test_a_device_that_is_no_camera_is_refused() -> None:
-    """A character device that is no video device is told from a missing one."""
-    with pytest.raises(SourceError) as caught:
-        open_source(CaptureOptions(camera="a", url="/dev/null"), SystemClock())
-    assert caught.value.reason is SourceReason.NOT_FOUND
-    assert "not a video device" in str(caught.value)
+    assert len(frames) == pytest.approx(75, abs=2)
 
 
 def test_unwanted_pictures_are_decoded_together(tmp_path: Path) -> None:
