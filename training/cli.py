@@ -238,7 +238,7 @@ def diagnose(
     traces = [inside.gradient_trace(config, faces, steps, skip=skip) for skip in (True, False)]
     sections = [
         report.firing_section(layers),
-        report.rest_section(layers, *after),
+        report.rest_section(layers, *after, rest),
         report.trace_section(traces),
         looking_section(sheet(net, faces.part("valid"))),
     ]
@@ -247,6 +247,9 @@ def diagnose(
     dead = sum(round(f.dead * len(f.share_C)) for f in layers)
     ratios = ", ".join(f"{inside.vanishing_ratio(t):.3g}" for t in traces)
     typer.echo(f"dead channels: {dead} of {sum(len(f.share_C) for f in layers)}")
+    counts = [sum(s > rest for f in found for s in f.share_C) for found in (layers, *after)]
+    told = "channels that fire in more than {:.0%}: {} now, {} on without rest, {} with rest"
+    typer.echo(told.format(rest, *counts))
     typer.echo(f"first over last gradient, with and without skips: {ratios}")
     typer.echo(f"{out}: written")
 

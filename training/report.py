@@ -252,14 +252,29 @@ def firing_section(layers: list[Firing]) -> Section:
     )
 
 
-def rest_section(before: list[Firing], without: list[Firing], resting: list[Firing]) -> Section:
+def rest_section(
+    before: list[Firing], without: list[Firing], resting: list[Firing], ceiling: float
+) -> Section:
     """Return the section that compares neurons after training on with and without rest."""
+
+    def cells(f: Firing) -> tuple[str, ...]:
+        over = sum(share > ceiling for share in f.share_C)
+        return f"{100 * f.dead:.1f}", str(over), f"{100 * max(f.share_C):.0f}"
+
     rows = [
-        (b.layer, *(f"{100 * x:.1f}" for f in (b, w, r) for x in (f.dead, f.always)))
+        (b.layer, *cells(b), *cells(w), *cells(r))
         for b, w, r in zip(before, without, resting, strict=True)
     ]
-    header = ("layer", "dead, now", "always, now", "dead", "always", "dead, rest", "always, rest")
-    text = "Per cent of the channels: now, after training on as before, and with rest."
+    header: tuple[str, ...] = ("layer",)
+    for when in ("now", "on without rest", "with rest"):
+        header += (f"dead %, {when}", "over", "most %")
+    same = all(w.share_C == r.share_C for w, r in zip(without, resting, strict=True))
+    text = (
+        "Now, after training on as before, and with rest. Dead: per cent of the channels; over: "
+        f"channels that fire in more than {100 * ceiling:.0f} % of all places, from which they "
+        "rest; most: how often the most active one fires."
+        + (" None rested: both are the same. Ask for rest earlier with --rest." if same else "")
+    )
     return Section(title="Rest of tireless neurons", text=text, header=header, rows=rows)
 
 

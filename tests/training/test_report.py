@@ -96,3 +96,9 @@ def test_audit_and_diagnosis_pages(tmp_path: Path, faces: FaceSet, tiny: TrainCo
     sections = [report.firing_section(layers), report.trace_section(traces)]
     report.write(tmp_path / "inside.html", "Inside", sections, {"firing": layers})
     assert "stem.2" in read(tmp_path / "inside.html").cells
+    tired = [replace(f, share_C=[0.9, *f.share_C[1:]]) for f in layers]
+    told = report.rest_section(layers, tired, layers, 0.8)
+    over = sum(share > 0.8 for share in layers[0].share_C[1:])
+    assert [told.rows[0][i] for i in (5, 6)] == [str(over + 1), str(max(90, int(told.rows[0][6])))]
+    assert "None rested" not in told.text
+    assert "None rested" in report.rest_section(layers, layers, layers, 0.8).text
