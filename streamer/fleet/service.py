@@ -362,7 +362,7 @@ class Service:
 
     # What the web server asks
 
-    async def _discovery(self, _request: Request) -> Response:
+    async def _discovery(self, request: Request) -> Response:
         """``/discovery``: what Prometheus is to scrape."""
         status = self._status
         nodes = [] if status is None else status.nodes
@@ -371,7 +371,7 @@ class Service:
             for node in nodes
             if node.daemon in {"running", "starting"}
         ]
-        own = self._web.url.partition("://")[2].rstrip("/")
+        own = request.url.netloc  # where it was asked: it may be bound to 0.0.0.0
         return Response(
             discovery.body(targets, fleet=own), headers={"content-type": discovery.CONTENT_TYPE}
         )
