@@ -20,6 +20,7 @@ from streamer.events import CameraOffline, CameraOnline, Event, Sighting, TrackD
 from streamer.metrics import DropReason
 from streamer.settings import capture_options
 from streamer.web.state import CameraView
+from streamer.workers.faces import Faces
 from streamer.workers.link import Unwatch
 from streamer.workers.series import Tally, merged
 from streamer.workers.share import share
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
 
     from streamer.config import Camera, Config
+    from streamer.events import FaceLost
     from streamer.metrics import Metrics
     from streamer.publish import Publisher
     from streamer.stages import Clock
@@ -64,6 +66,8 @@ class Crew:
         self._clock = clock
         self._lock = threading.Lock()  # over what workers' threads and the web thread share
         self._past: dict[str, Past] = {}
+        self._faces = Faces(config.emotions.confidence)
+        self._about: About | None = None
         self._views: dict[str, CameraView] = {}
         self._before: dict[str, CameraView] = {}
         self._counting = threading.Lock()  # a sum of all metrics takes long, events must not wait
@@ -93,6 +97,7 @@ class Crew:
             if cameras:
                 worker.start(cameras)
         abouts = [worker.wait_loaded() for worker in self._workers if worker.started]
+        self._about = abouts[0]
         return abouts[0]
 
     def open(self, cameras: Sequence[Camera]) -> None:
@@ -211,6 +216,7 @@ class Crew:
         with self._lock:
             for event in events:
                 _note(self._past, event)
+                self._faces.note(event.data)
         for event in events:
             self._publisher.emit(event)
 
@@ -233,7 +239,7 @@ class Crew:
             worker.tell(watch)
 
     def ended(self, worker: Worker, *, why: str, stuck: bool) -> None:
-        """Tell that a worker's cameras are offline, and keep what it had counted."""
+        """Tell that a worker's faces are lost and its cameras offline; keep what it had counted."""
         self._metrics.worker_restarts.labels("stuck" if stuck else "died").inc()
         seen = {view.name: view for view in self.cameras()}
         now = datetime.fromtimestamp(self._clock.time_ns() / 1e9, UTC)
@@ -259,8 +265,20 @@ class Crew:
         detail = f"{why}; it is started again"
         for camera in worker.cameras:
             self._metrics.camera_reconnects.labels(camera.name, _DIED).inc()
+            for face in self._lost(camera.name):
+                self._publisher.emit(Event(data=face))
             self._publisher.emit(
                 Event(data=CameraOffline(camera=camera.name, reason=_DIED, detail=detail))
+            )
+
+    def _lost(self, camera: str) -> list[FaceLost]:
+        """End the tracks that a worker can no longer end."""
+        about = self._about
+        with self._lock:
+            return (
+                self._faces.end(camera, bundle=about.bundle, classes=about.classes)
+                if about is not None
+                else []
             )
 
     def _shares(self, cameras: Sequence[Camera]) -> list[tuple[Camera, ...]]:
@@ -287,6 +305,7 @@ class Crew:
         with self._lock:
             for kept in (self._past, self._views, self._before):
                 kept.pop(camera, None)
+            self._faces.forget(camera)
         with self._counting:
             self._tally.forget(camera)
         self._metrics.remove_camera(camera)

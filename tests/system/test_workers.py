@@ -17,7 +17,14 @@ import pytest
 
 from streamer import keys
 from streamer.client import Subscriber
-from streamer.events import CameraOffline, CameraOnline, DaemonStarted, EmotionSample, FaceAppeared
+from streamer.events import (
+    CameraOffline,
+    CameraOnline,
+    DaemonStarted,
+    EmotionSample,
+    FaceAppeared,
+    FaceLost,
+)
 from tests.daemon import DaemonProcess, collect, wait_for
 
 if TYPE_CHECKING:
@@ -101,9 +108,42 @@ def test_a_worker_that_is_killed_takes_only_its_cameras_with_it(
         for camera in gone:
             assert len(numbers[camera]) > 1
             assert numbers[camera] == sorted(set(numbers[camera])), "a number was used twice"
+        ended = ends(before + events)
+        assert {face.camera for face in ended} == gone
+        for face in ended:
+            assert face.samples >= len(read(before + events, face)) > 0
+            assert (face.duration_s > 0) is (face.samples > 1)
+            assert sum(face.mean_probabilities.values()) == pytest.approx(1, abs=0.01)
+            assert face.label in {*face.mean_probabilities, "unknown"}
+            assert face.bundle
         assert not first.is_running()
         assert not second.is_running()
         assert "Traceback" not in daemon.log.read_text()
+
+
+def ends(events: list[Received]) -> list[FaceLost]:
+    """Return the faces that were told lost as their camera went; none was left open."""
+    followed: dict[str, set[int]] = defaultdict(set)
+    lost: list[FaceLost] = []
+    told: list[FaceLost] = []
+    for event in events:
+        data = event.data
+        if isinstance(data, EmotionSample):
+            followed[data.camera].add(data.track)
+        elif isinstance(data, FaceLost):
+            followed[data.camera].discard(data.track)
+            lost.append(data)
+        elif isinstance(data, CameraOffline):
+            assert not followed[data.camera], data
+            told += [face for face in lost if face.camera == data.camera]
+    return told
+
+
+def read(events: list[Received], face: FaceLost) -> list[EmotionSample]:
+    """Return the readings of a face."""
+    mine = (face.camera, face.track)
+    samples = [e.data for e in events if type(e.data) is EmotionSample]
+    return [data for data in samples if (data.camera, data.track) == mine]
 
 
 def of_type(events: list[Received], kind: type[CameraOffline | CameraOnline]) -> set[str]:
