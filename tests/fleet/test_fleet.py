@@ -113,6 +113,7 @@ def test_a_fleet_and_its_agents_come_and_go(fleet: Fleet) -> None:
         agents.processes["b"].wait(10)
         wait_for(lambda: not old.is_running(), 5, "the end of a daemon whose agent was killed")
         agents.start("b")
+        wait_for(lambda: agents.daemon("b") is not None, 60, "another daemon")
         fleet.wait_running(a=6, b=6)
 
         # an agent is frozen: what its daemon sends reaches nobody once others have the cameras
