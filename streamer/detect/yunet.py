@@ -8,20 +8,19 @@ from __future__ import annotations
 import functools
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import onnxruntime
-from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
 from streamer.detect.suppress import suppress
 from streamer.detect.yunet_graph import ANCHORS, STRIDES, luma_network
 from streamer.errors import ConfigError, EngineError, FrameError
+from streamer.session import Session
 from streamer.types import Detections
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from pathlib import Path
 
     from streamer.stages import Engine
@@ -42,14 +41,6 @@ _KEPT_FROM_PX = 256
 """Buffers for a smaller input are made anew: that takes 5 us, and windows come in many sizes."""
 _BUFFERS = 8
 """Sizes of pictures that a thread keeps buffers for: 8 of 640 x 384 take 10 MB."""
-_RUNTIME_ERRORS = (  # onnxruntime's exceptions share no base but Exception
-    runtime.Fail,
-    runtime.InvalidArgument,
-    runtime.InvalidGraph,
-    runtime.InvalidProtobuf,
-    runtime.NotImplemented,
-    runtime.RuntimeException,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +90,7 @@ class YuNet:
         engine = None if compiled is None else compiled(model)
         # A GPU looks at the whole picture faster than it is told about the windows of it.
         self.windowed = engine is None
-        self._engine: Engine | None = engine or _CpuNetwork(model, threads)
+        self._engine: Engine | None = engine or _on_cpu(model, threads)
         self._input_size = input_size
         self._score_threshold = score_threshold
         self._nms_threshold = nms_threshold
@@ -182,41 +173,6 @@ class YuNet:
         )
 
 
-class _CpuNetwork:
-    """YuNet on onnxruntime; ``run`` may be called from several threads."""
-
-    def __init__(self, model: bytes, threads: int) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # errors; the runtime's warnings are for its developers
-        # A spinning pool burns a core between the frames of a slow camera.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            self._session: Any = onnxruntime.InferenceSession(
-                model, options, providers=["CPUExecutionProvider"]
-            )
-        except _RUNTIME_ERRORS as error:
-            reason = str(error).partition("\n")[0]
-            raise EngineError(f"YuNet: onnxruntime refuses the network: {reason}") from None
-        self._outputs = [output.name for output in self._session.get_outputs()]
-
-    @property
-    def name(self) -> str:
-        return f"onnxruntime {onnxruntime.__version__} cpu"
-
-    def run(self, inputs: Mapping[str, F32]) -> dict[str, F32]:
-        try:
-            values = self._session.run(self._outputs, dict(inputs))
-        except _RUNTIME_ERRORS as error:
-            reason = str(error).partition("\n")[0]
-            raise EngineError(f"YuNet on onnxruntime: {reason}") from None
-        return dict(zip(self._outputs, values, strict=True))
-
-    def close(self) -> None:
-        self._session = None
-
-
 @dataclass(frozen=True, slots=True)
 class _Grid:
     """Where the anchors of one input size are, in input pixels; A of them."""
@@ -238,6 +194,13 @@ def _grid(height: int, width: int) -> _Grid:
         place_A2=np.concatenate(places).astype(np.float32),
         stride_A1=np.concatenate(strides).astype(np.float32),
     )
+
+
+def _on_cpu(network: bytes, threads: int) -> Session:
+    try:
+        return Session(network, threads=threads, label="YuNet on onnxruntime")
+    except EngineError as error:
+        raise EngineError(f"YuNet: {error}") from None
 
 
 def _candidates(anchors_10A: F32, grid: _Grid, threshold: float) -> tuple[F32, F32, F32]:

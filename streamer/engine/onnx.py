@@ -1,44 +1,21 @@
-"""A batched network on onnxruntime; the only importer of it on the emotion path.
-
-Legend: the first letter of a shape is the batch, N.
-"""
+"""A network of a model bundle on onnxruntime."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import onnxruntime as ort
-from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
 from streamer.errors import BundleError, EngineError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from streamer.types import F32
+from streamer.session import Session
 
 __all__ = ["OnnxEngine"]
 
-_RUNTIME_ERRORS: tuple[type[Exception], ...] = (  # they share no base class but Exception
-    runtime.Fail,
-    runtime.InvalidArgument,
-    runtime.InvalidGraph,
-    runtime.InvalidProtobuf,
-    runtime.NotImplemented,
-    runtime.RuntimeException,
-    ValueError,  # an input that is missing or has a wrong type
-)
-_FATAL_ONLY = 3  # onnxruntime's log severity; its errors reach us as exceptions
 
-
-class OnnxEngine:
-    """One ONNX file in one session on the CPU; ``run`` may be called from several threads.
+class OnnxEngine(Session):
+    """One ONNX file in one session on the CPU.
 
     Args:
         network: a file, or its content.
-        threads: compute threads of one call. They sleep between calls: onnxruntime's default is to
-            spin, which burns a core a session while nothing is computed.
+        threads: compute threads of one call.
         label: what errors call it; empty: the file's name.
 
     Raises:
@@ -47,45 +24,10 @@ class OnnxEngine:
 
     def __init__(self, network: Path | bytes, *, threads: int, label: str = "") -> None:
         path = Path(label or "network") if isinstance(network, bytes) else network
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = _FATAL_ONLY
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.add_session_config_entry("session.inter_op.allow_spinning", "0")
         try:
             content = network if isinstance(network, bytes) else network.read_bytes()
-            self._session = ort.InferenceSession(
-                content, options, providers=["CPUExecutionProvider"]
-            )
+            super().__init__(content, threads=threads, label=label or path.name)
         except OSError as error:
             raise BundleError(f"{path}: cannot be read: {error.strerror}") from None
-        except _RUNTIME_ERRORS as error:
-            raise BundleError(f"{path}: onnxruntime refuses it: {_first_line(error)}") from None
-        self._label = label or path.name
-        self._outputs = [output.name for output in self._session.get_outputs()]
-
-    @property
-    def name(self) -> str:
-        """Runtime, its version and the device."""
-        return f"onnxruntime {ort.__version__} cpu"
-
-    def run(self, inputs: Mapping[str, F32]) -> dict[str, F32]:
-        """Compute all outputs for one batch.
-
-        Raises:
-            EngineError: when an input is missing or has the wrong shape, or the runtime fails.
-        """
-        try:
-            values = self._session.run(self._outputs, dict(inputs))
-        except _RUNTIME_ERRORS as error:
-            raise EngineError(f"{self._label}: {_first_line(error)}") from None
-        return dict(zip(self._outputs, values, strict=True))
-
-    def close(self) -> None:
-        """Drop the session; its memory goes with the last reference."""
-        self._session = None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+        except EngineError as error:
+            raise BundleError(f"{path}: {error}") from None
