@@ -29,6 +29,7 @@ from urllib.request import Request, urlopen
 
 from streamer.bundle import file_sha256
 from streamer.errors import ConfigError
+from streamer.folders import kept
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -166,14 +167,7 @@ def default_folder() -> Path:
 
     ``$STREAMER_ASSETS``, else ``assets`` in systemd's state directory, else in the user's cache.
     """
-    if chosen := os.environ.get("STREAMER_ASSETS"):
-        return Path(chosen)
-    if state := os.environ.get("STATE_DIRECTORY"):
-        return Path(state.partition(":")[0]) / "assets"  # systemd joins several by colons
-    cache = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG base directory specification ignores relative paths.
-    base = Path(cache) if cache.startswith("/") else Path.home() / ".cache"
-    return base / "emotion-streamer" / "assets"
+    return kept("assets", chosen="STREAMER_ASSETS", service="STATE_DIRECTORY")
 
 
 def find(asset: Asset, folder: Path) -> Path | None:

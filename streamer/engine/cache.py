@@ -21,6 +21,7 @@ import msgspec
 from msgspec import Meta
 
 from streamer.errors import ConfigError
+from streamer.folders import kept
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -292,14 +293,7 @@ def default_folder() -> Path:
 
     ``$STREAMER_ENGINES``, else ``engines`` in systemd's cache directory, else in the user's cache.
     """
-    if chosen := os.environ.get("STREAMER_ENGINES"):
-        return Path(chosen)
-    if cache := os.environ.get("CACHE_DIRECTORY"):
-        return Path(cache.partition(":")[0]) / "engines"  # systemd joins several by colons
-    cache = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG base directory specification ignores relative paths.
-    base = Path(cache) if cache.startswith("/") else Path.home() / ".cache"
-    return base / "emotion-streamer" / "engines"
+    return kept("engines", chosen="STREAMER_ENGINES", service="CACHE_DIRECTORY")
 
 
 def folder_of(configured: str) -> Path:
