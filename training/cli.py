@@ -234,20 +234,23 @@ def diagnose(
     some = torch.from_numpy(faces.part("valid").images_NHW[:512])[:, None].float() / 255.0
     net = network_of(checkpoint)[0]
     layers = inside.firing(net, some)
-    after = [inside.firing_after(net, config, faces, 6 * steps, rest=r) for r in (0.0, rest)]
+    without, resting = (
+        inside.firing_after(net, config, faces, 6 * steps, rest=r) for r in (0.0, rest)
+    )
     traces = [inside.gradient_trace(config, faces, steps, skip=skip) for skip in (True, False)]
     sections = [
         report.firing_section(layers),
-        report.rest_section(layers, *after, rest),
+        report.rest_section(layers, without, resting, rest),
         report.trace_section(traces),
         looking_section(sheet(net, faces.part("valid"))),
     ]
-    figures = {"firing": layers, "without_rest": after[0], "with_rest": after[1]}
+    figures = {"firing": layers, "without_rest": without, "with_rest": resting}
     report.write(out, f"Inside {checkpoint}", sections, {**figures, "gradients": traces})
     dead = sum(round(f.dead * len(f.share_C)) for f in layers)
     ratios = ", ".join(f"{inside.vanishing_ratio(t):.3g}" for t in traces)
     typer.echo(f"dead channels: {dead} of {sum(len(f.share_C) for f in layers)}")
-    counts = [sum(s > rest for f in found for s in f.share_C) for found in (layers, *after)]
+    stages = (layers, without, resting)
+    counts = [sum(s > rest for f in found for s in f.share_C) for found in stages]
     told = "channels that fire in more than {:.0%}: {} now, {} on without rest, {} with rest"
     typer.echo(told.format(rest, *counts))
     typer.echo(f"first over last gradient, with and without skips: {ratios}")
