@@ -29,6 +29,7 @@ __all__ = ["Start", "Stop", "View", "main"]
 
 _NAMESPACE: Final = "streamer"
 _LOOK_S: Final = 1.0
+_AFRESH_S: Final = 30.0
 _CALM_S: Final = 10.0
 """Before an agent that cannot run is started again: a process with Ray costs seconds of a core."""
 _HIDDEN: Final = frozenset({"ray.io/node-id"})
@@ -99,6 +100,7 @@ class _Keepers:
     def __init__(self, start: Start) -> None:
         self._start = start
         self._actors: dict[str, Any] = {}
+        self._looked_s = time.monotonic()
         template = msgspec.json.encode((start.place, start.local))
         self._prefix = f"agent/{start.place.fleet}/"
         self._kind = f"{self._prefix}{_digest(template)}/"
@@ -110,6 +112,9 @@ class _Keepers:
 
         known: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call] # Ray's own
         nodes = {node["NodeID"]: node for node in known if _usable(node)}
+        if time.monotonic() - self._looked_s > _AFRESH_S:
+            self._looked_s = time.monotonic()
+            self._actors.clear()  # one that could not be made is made again, the others are found
         for gone in self._actors.keys() - nodes.keys():
             del self._actors[gone]
         for name, node in nodes.items():

@@ -8,6 +8,7 @@ said that it does not, or its lease is over, by which time its daemon has been k
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -227,17 +228,15 @@ class Controller:
         """Give every node its share of what no other node may be reading; return whose changed."""
         changed = []
         named = self._named()
-        homes = self._eased(named)
+        holders = self._holders()
+        shares: dict[str, list[configuration.Camera]] = {}
+        for name, home in self._eased(named).items():
+            target = named.get(home)
+            if target is not None and all(one is target for one in holders.get(name, ())):
+                shares.setdefault(home, []).append(self._cameras[name])
         for member in self._members.values():
             mine = named.get(member.about.name) is member and not self._stopping
-            others = frozenset[str]().union(
-                *(other.may_hold for other in self._members.values() if other is not member)
-            )
-            cameras = tuple(
-                camera
-                for name, camera in self._cameras.items()
-                if mine and homes.get(name) == member.about.name and name not in others
-            )
+            cameras = tuple(shares.get(member.about.name, ())) if mine else ()
             config = (
                 msgspec.structs.replace(self._config.daemon, cameras=cameras) if cameras else None
             )
@@ -247,13 +246,21 @@ class Controller:
                 changed.append(member)
         return changed
 
+    def _holders(self) -> dict[str, list[Member]]:
+        """Return the nodes that may be reading each camera."""
+        found: dict[str, list[Member]] = {}
+        for member in self._members.values():
+            for camera in member.may_hold:
+                found.setdefault(camera, []).append(member)
+        return found
+
     def _eased(self, named: dict[str, Member]) -> dict[str, str]:
         """Return the homes, but for cameras that stay until the daemon they go to has started.
 
         A start takes seconds, in which nobody would read them; one camera goes ahead, since a
         daemon needs one.
         """
-        homes = dict(self._homes)
+        homes = {camera: home for camera, home in self._homes.items() if camera in self._cameras}
         coming: dict[str, list[str]] = {}
         sharing = {
             camera: member.about.name
@@ -265,9 +272,9 @@ class Controller:
             if target is None or target.warm or sharing.get(camera) in {None, home}:
                 continue
             coming.setdefault(home, []).append(camera)
+        settling = Counter(homes.values())
         for home, cameras in coming.items():
-            others = set(self._homes) - set(cameras)
-            begun = any(self._homes[camera] == home for camera in others)
+            begun = settling[home] > len(cameras)  # some come from nowhere, or are there
             for camera in sorted(cameras)[0 if begun else 1 :]:
                 homes[camera] = sharing[camera]
         return homes
@@ -451,11 +458,11 @@ class Controller:
 
     def camera_states(self) -> list[CameraStatus]:
         """Tell about every camera."""
-        return [self._camera_state(name) for name in self._cameras]
+        holders = self._holders()
+        return [self._camera_state(name, holders.get(name, [])) for name in self._cameras]
 
-    def _camera_state(self, name: str) -> CameraStatus:
+    def _camera_state(self, name: str, holders: list[Member]) -> CameraStatus:
         home = self._homes.get(name, "")
-        holders = [m for m in self._members.values() if name in m.may_hold]
         owner = next((m for m in holders if name in m.shared), None)
         if owner is None:
             if holders:

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from streamer.fleet.link import Beat
+    from streamer.fleet.link import Beat, Orders
     from streamer.fleet.settings import FleetConfig
     from streamer.stages import Clock
     from streamer.web import CameraView
@@ -57,6 +57,9 @@ __all__ = ["Service", "run"]
 
 log = structlog.get_logger(__name__)
 _ROUND_MS: Final = 200  # how soon the end of a lease is noticed
+_PLAN_S: Final = 0.1
+"""Between two decisions at least: 60 nodes beat 60 times a second, and each costs milliseconds."""
+_SHOW_S: Final = 1.0  # between two looks at everything, for metrics and the service manager
 _ASK_S: Final = 5.0  # for work that is handed to the loop
 _ALL_HEARD_S: Final = 2.0  # every node beats within one
 
@@ -123,7 +126,7 @@ class Service:
         self._hand: Hand | None = None
         self._controller: Controller | None = None
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[tuple[Callable[[], None], Future[None]]] = queue.SimpleQueue()
         self._wake_in, self._wake_out = socket.socketpair()
         for end in (self._wake_in, self._wake_out):
             end.setblocking(False)  # noqa: FBT003 the library's
@@ -132,6 +135,8 @@ class Service:
         self._thread = threading.Thread(target=self._run, name="fleet", daemon=True)
         self._progress_ns = clock.monotonic_ns()
         self._status: Status | None = None
+        self._planned_s = self._shown_s = 0.0
+        self._trouble = ""
         self._routes: tuple[dict[str, Source], dict[str, str]] = ({}, {})
 
     # Life
@@ -148,7 +153,7 @@ class Service:
             self._address,
             self._place(self._post.address),
             local=self._config.fleet.local,
-            told=lambda nodes: self._later(lambda: self._deciding.expect(nodes)),
+            told=self._expect,
         )
         self._switchboard.emit(Event(data=self._started()))
         self._control.start()
@@ -255,29 +260,55 @@ class Service:
         while (got := post.receive()) is not None:
             controller.hear(*got, now_s)
             heard.append(got)
+        asked = self._do_work()
+        pushed: list[tuple[bytes, Orders]] = []
+        if asked or now_s - self._planned_s >= _PLAN_S:
+            self._planned_s = now_s
+            pushed = self._plan(controller, now_s)
+        for peer, beat in heard:
+            post.send(peer, controller.answer(beat))
+        for peer, orders in pushed:
+            post.send(peer, orders)
+        if asked or now_s - self._shown_s >= _SHOW_S:
+            self._shown_s = now_s
+            self._status = self._told(controller, now_s)
+            self._telling.show(controller)
+        for done in asked:
+            done.set_result(None)
+
+    def _do_work(self) -> list[Future[None]]:
+        """Do what was handed over; return whom to tell when it is in the status."""
+        done = []
         while True:
             try:
-                self._work.get_nowait()()
+                work, future = self._work.get_nowait()
             except queue.Empty:
-                break
+                return done
+            try:
+                work()
+            except StreamerError as error:
+                future.set_exception(error)
+            else:
+                done.append(future)
+
+    def _plan(self, controller: Controller, now_s: float) -> list[tuple[bytes, Orders]]:
+        """Decide anew, and see to it that events find their way before orders go out."""
+        pushed: list[tuple[bytes, Orders]] = []
         try:
             pushed = controller.plan(now_s)
         except StreamerError as error:
-            log.error("fleet_cannot_decide", error=str(error))  # noqa: TRY400 - a full disk, not a bug
-            pushed = []
-        # Routes first: what a node sends after its orders finds its way.
+            if str(error) != self._trouble:
+                log.error("fleet_cannot_decide", error=str(error))  # noqa: TRY400 - no bug
+            self._trouble = str(error)
+        else:
+            self._trouble = ""
         lost = controller.take_lost()
         routes = (self._sources(controller), controller.owners)
         if routes != self._routes:
             self._routes = routes
             self._switchboard.route(*routes)
         self._switchboard.lost(lost)
-        for peer, beat in heard:
-            post.send(peer, controller.answer(beat))
-        for peer, orders in pushed:
-            post.send(peer, orders)
-        self._status = self._told(controller, now_s)
-        self._telling.show(controller)
+        return pushed
 
     def _sources(self, controller: Controller) -> dict[str, Source]:
         return {
@@ -301,26 +332,20 @@ class Service:
         self._later(controller.hand_over)
         time.sleep(max(0.0, min(_ALL_HEARD_S, until_s - time.monotonic())))
 
-    def _later(self, work: Callable[[], None]) -> None:
-        """Have the loop do something; its errors are bugs."""
-        self._work.put(work)
+    def _expect(self, nodes: int) -> None:
+        self._later(lambda: self._deciding.expect(nodes))
+
+    def _later(self, work: Callable[[], None]) -> Future[None]:
+        """Have the loop do something; the future is done when the status shows it."""
+        done: Future[None] = Future()
+        self._work.put((work, done))
         self._wake()
+        return done
 
     def _ask(self, work: Callable[[], None]) -> None:
         """Have the loop do something, and wait; its StreamerError comes back."""
-        done: Future[None] = Future()
-
-        def run() -> None:
-            try:
-                work()
-            except StreamerError as error:
-                done.set_exception(error)
-            else:
-                done.set_result(None)
-
-        self._later(run)
         try:
-            done.result(_ASK_S)
+            self._later(work).result(_ASK_S)
         except Late:
             raise StreamerError("the fleet is busy; try again") from None
 
@@ -344,7 +369,7 @@ class Service:
             self._ask(lambda: controller.drain(request.node, back=request.back))
         elif isinstance(request, control.Stop):
             self._stop_asked.set()
-        self._ask(lambda: None)  # one round on: what was asked for is in the status
+        self._ask(lambda: None)  # for a new status
         return control.Answer(status=self._status)
 
     def _told(self, controller: Controller, now_s: float) -> Status:
