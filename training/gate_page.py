@@ -43,7 +43,7 @@ def write_page(path: Path, what: str, verdict: Verdict, sheet_HW: U8) -> None:
         f"({_percent(verdict.gain_low)}), unseen corpus {_percent(verdict.unseen_gain)} "
         f"({_percent(verdict.unseen_gain_low)}). Real pictures alone judge."
     )
-    caption = "Made faces, a row a class; none of them is a person's"
+    caption = "Made faces, a row a class, in the classes' order"
     verdict_section = report.Section(
         title="Verdict",
         text=text,
