@@ -55,8 +55,8 @@ class GanConfig:
         batch: pictures a step.
         lr: of both, Adam with betas 0 and 0.9 as in the source.
         share: of its votes from which a face is an example of a class. A rare class has few faces
-            that most people agree on (FER+'s train split: disgust 46, contempt 78), and five times
-            as many that two fifths of them see it in.
+            that most people agree on (FER+'s train split: disgust 46, contempt 78), and more that
+            two fifths of them see it in (176 and 192).
         shift: the critic sees every picture, real or made, moved by up to this share of its side
             and under another light, so that it cannot learn a few faces by heart.
         average: of the generator's weights; the pictures are drawn with it.
