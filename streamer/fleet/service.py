@@ -278,7 +278,7 @@ class Service:
 
     def _do_work(self) -> list[Future[None]]:
         """Do what was handed over; return whom to tell when it is in the status."""
-        done = []
+        done: list[Future[None]] = []
         while True:
             try:
                 work, future = self._work.get_nowait()

@@ -169,7 +169,7 @@ class Fleet:
         cameras = self.type("status")["cameras"]
         return Counter(one["node"] for one in cameras if one["state"] == "running")
 
-    def wait_running(self, timeout_s: float = 120, **nodes: int) -> None:
+    def wait_running(self, timeout_s: float = 240, **nodes: int) -> None:
         """Wait until each node runs so many cameras."""
         try:
             wait_for(lambda: self.running() == Counter(nodes), timeout_s, f"running on {nodes}")

@@ -13,7 +13,7 @@ import pytest
 from tests.daemon import wait_for
 from tests.fleet.cluster import Cluster
 from tests.fleet.running import Fleet
-from tests.fleet.witness import overlaps, seen
+from tests.fleet.witness import Seen, overlaps, seen
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,19 +22,23 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 pytest.importorskip("ray", reason="needs Ray: pip install 'emotion-streamer[fleet]'")
 
 
-def test_cameras_survive_nodes_and_the_head_and_none_is_read_twice(
-    shared: Path, tmp_path: Path
-) -> None:
-    """One node drained, one killed, one added, the head killed and back: the events tell."""
-    told: dict[str, float] = {}
+def measured(name: str, fleet: Fleet, begun_s: float) -> float:
+    """Wait for a reading of every camera, and tell how long there was none of one."""
+    now_s = time.time()
+    fleet.wait_readings(now_s)
+    silence_s = fleet.silence_s(begun_s - 5, time.time())
+    print(f"{name}: {silence_s:.1f} s without a reading, {now_s - begun_s:.1f} s in all")  # noqa: T201 - pytest -s
+    return silence_s
 
-    def step(name: str, fleet: Fleet, begun_s: float) -> None:
-        now_s = time.time()
-        fleet.wait_readings(now_s)
-        told[name] = round(fleet.silence_s(begun_s - 5, time.time()), 1)
-        took_s = round(now_s - begun_s, 1)
-        print(f"{name}: {told[name]} s without a reading, done in {took_s} s")  # noqa: T201 - pytest -s
 
+def check(events: list[Seen]) -> None:
+    """No camera was read by two daemons, and nothing that was sent was missed."""
+    assert overlaps(events) == []
+    assert sum(event.missing for event in events) == 0
+
+
+def test_cameras_survive_their_nodes_and_none_is_read_twice(shared: Path, tmp_path: Path) -> None:
+    """One node drained, one killed, one added: the events tell."""
     with Cluster(tmp_path) as cluster:
         cluster.start_head()
         for name in "abc":
@@ -46,7 +50,7 @@ def test_cameras_survive_nodes_and_the_head_and_none_is_read_twice(
             begun_s = time.time()
             fleet.type("drain", "b")
             fleet.wait_running(a=6, c=6)
-            step("drained", fleet, begun_s)
+            drained_s = measured("drained", fleet, begun_s)
 
             daemon = cluster.daemon("c")
             assert daemon is not None
@@ -54,30 +58,45 @@ def test_cameras_survive_nodes_and_the_head_and_none_is_read_twice(
             cluster.kill("c", but=daemon)
             wait_for(lambda: not daemon.is_running(), 5, "the end of the daemon of a killed node")
             fleet.wait_running(a=12)
-            step("killed", fleet, begun_s)
+            killed_s = measured("killed", fleet, begun_s)
 
             begun_s = time.time()
             cluster.start("d")
             fleet.wait_running(a=6, d=6)
-            step("added", fleet, begun_s)
+            measured("added", fleet, begun_s)
+
+            command = [sys.executable, "-m", "streamer", "fleet", "stop"]
+            subprocess.run([*command, "--config", fleet.config], check=True)
+            assert fleet.process is not None
+            assert fleet.process.wait(20) == 0
+            wait_for(lambda: cluster.daemon("a") is None, 10, "the end of a daemon")
+            check(seen(fleet.seen))
+    # under 13 s at a load of 26 on two cores; the rest is for what nobody can foresee
+    assert max(drained_s, killed_s) < 40
+
+
+def test_cameras_go_on_while_the_head_is_away(shared: Path, tmp_path: Path) -> None:
+    """It is killed, away for longer than a lease, and back with what it knew."""
+    with Cluster(tmp_path) as cluster:
+        cluster.start_head()
+        cluster.start("a")
+        with Fleet(tmp_path, cluster.address, shared / "models") as fleet:
+            fleet.wait_running(a=12)
+            fleet.wait_readings(time.time())
+            daemon = cluster.daemon("a")
 
             begun_s = time.time()
             cluster.kill("head")
-            time.sleep(8)  # longer than a lease: the nodes go on without the head
-            assert fleet.running() == Counter(a=6, d=6)
+            time.sleep(8)
+            assert fleet.running() == Counter(a=12)
+            fleet.wait_readings(time.time())
             cluster.start_head()
-            wait_for(lambda: "nodes in" in fleet.type("status")["cluster"], 90, "the cluster again")
-            fleet.wait_running(a=6, d=6)
-            step("head", fleet, begun_s)
-
-            subprocess.run(
-                [sys.executable, "-m", "streamer", "fleet", "stop", "--config", fleet.config],
-                check=True,
+            wait_for(
+                lambda: fleet.type("status")["cluster"] == "1 nodes in the cluster",
+                120,
+                "the cluster again",
             )
-            assert fleet.process is not None
-            assert fleet.process.wait(15) == 0
-            wait_for(lambda: cluster.daemon("a") is None, 10, "the end of a daemon")
-            events = seen(fleet.seen)
-    assert overlaps(events) == []
-    assert sum(event.missing for event in events) == 0
-    assert max(told.values()) < 40  # on a quiet machine it is under 15, see the README
+            assert fleet.running() == Counter(a=12)
+            measured("head", fleet, begun_s)
+            assert cluster.daemon("a") == daemon
+            check(seen(fleet.seen))
