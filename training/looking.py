@@ -129,7 +129,8 @@ def looking_section(found: Sheet) -> Section:
             over.set_title(f"{said} {percent:.0f} %", fontsize=7, color=colour)
     text = (
         "Each face beside the places that speak for the class it is taken for (Grad-CAM); the "
-        "title is what it is and what was said, in red where that is wrong."
+        "title is what it is and what was said, in red where that is wrong. The network is read as "
+        "trained: without the prior and the temperature of a bundle."
     )
     plot = ("Validation faces as the daemon cuts them", figure_svg(figure))
     return Section(title="Where it looks", text=text, plots=[plot])
