@@ -49,6 +49,9 @@ class Session:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = _FATAL_ONLY
+        # Its own arena doubles whenever a batch, a shape or the calls at once are the most so far,
+        # and keeps it all: 31 MB of 52, in steps throughout the first hour. Malloc is as fast.
+        options.enable_cpu_mem_arena = False
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.inter_op.allow_spinning", "0")
         try:

@@ -110,3 +110,50 @@ def test_what_is_loaded_is_hidden_from_the_collector() -> None:
     visited, hidden = map(int, said)
     assert hidden > 50_000
     assert visited < hidden / 100
+
+
+NETWORK = """
+import ctypes, sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+import numpy as np
+sys.path.insert(0, sys.argv[1])
+from streamer import bundle
+from streamer.session import Session
+
+class Info(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in
+                "arena blocks fast maps mapped used_most free_fast used free top".split()]
+
+def used_mb():
+    info = ctypes.CDLL(None).mallinfo2
+    info.restype = Info
+    found = info()
+    return (found.used + found.mapped) / 2**20
+
+network = Session((bundle.path_of("") / "features.onnx").read_bytes(), threads=1, label="features")
+
+def run(faces):
+    network.run({"faces": np.zeros((faces, 1, 48, 48), np.float32)})
+
+run(1)
+before_mb = used_mb()
+with ThreadPoolExecutor(2) as hands:
+    list(hands.map(run, [1, 2, 4, 8, 16, 16, 16, 16]))
+print(used_mb() - before_mb)
+"""
+
+
+@pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="a C library without mallinfo2"
+)
+def test_a_network_keeps_nothing_of_its_largest_batch() -> None:
+    """Faces come in crowds now and then; the memory for them is free again after each call."""
+    done = subprocess.run(
+        [sys.executable, "-c", NETWORK, str(ROOT)],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert float(done.stdout) < 2.0
