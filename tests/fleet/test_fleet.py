@@ -92,6 +92,26 @@ def fleet(shared: Path, tmp_path: Path) -> Iterator[Fleet]:
         yield running
 
 
+def check_snapshot(fleet: Fleet) -> None:
+    """It has every camera, of daemons that were there before the fleet too, and fits the stream."""
+    with Subscriber(connect=fleet.events, snapshot=fleet.snapshot) as subscriber:
+        assert subscriber.wait_connected(10)
+
+        def online() -> set[str]:
+            return {one.camera for one in subscriber.snapshot().cameras if one.online}
+
+        wait_for(lambda: online() == set(CAMERAS), 10, "every camera in the snapshot")
+        assert subscriber.snapshot().tracks
+        heard = set[str]()
+        end_s = time.monotonic() + 60
+        while heard != set(CAMERAS):
+            assert time.monotonic() < end_s, heard
+            event = subscriber.receive(1)
+            if event is not None and event.type == "emotion.sample":
+                assert event.gap is None
+                heard.add(event.source.removeprefix("/cameras/"))
+
+
 def test_a_fleet_and_its_agents_come_and_go(fleet: Fleet) -> None:
     """Killed, restarted, frozen, away: no reading of two daemons, no daemon without a lease."""
     with Agents(fleet) as agents:
@@ -105,6 +125,7 @@ def test_a_fleet_and_its_agents_come_and_go(fleet: Fleet) -> None:
         fleet.start()
         fleet.wait_running(a=6, b=6)
         assert {name: agents.daemon(name) for name in "ab"} == daemons
+        check_snapshot(fleet)
 
         # an agent is killed: its daemon with it, and the next one gets its cameras at once
         old = daemons["b"]
@@ -134,34 +155,6 @@ def test_a_fleet_and_its_agents_come_and_go(fleet: Fleet) -> None:
     assert overlaps(events) == []
     away = {event.camera for event in events if event.missing}
     assert away <= set(CAMERAS)  # what was sent while the fleet's process was away, and only that
-
-
-def test_the_snapshot_of_all_nodes_fits_their_stream(fleet: Fleet) -> None:
-    """Also where the fleet was started after the daemons: it asks them."""
-    with Agents(fleet) as agents:
-        agents.start("a", "b")
-        fleet.wait_running(a=6, b=6)
-        fleet.wait_readings(time.time())
-        fleet.stop()
-        fleet.start()
-        fleet.wait_running(a=6, b=6)
-        with Subscriber(connect=fleet.events, snapshot=fleet.snapshot) as subscriber:
-            assert subscriber.wait_connected(10)
-
-            def online() -> set[str]:
-                return {one.camera for one in subscriber.snapshot().cameras if one.online}
-
-            wait_for(lambda: online() == set(CAMERAS), 10, "every camera in the snapshot")
-            tracks = {track.camera for track in subscriber.snapshot().tracks}
-            assert tracks
-            heard = set[str]()
-            end_s = time.monotonic() + 60
-            while heard != set(CAMERAS):
-                assert time.monotonic() < end_s, heard
-                event = subscriber.receive(1)
-                if event is not None and event.type == "emotion.sample":
-                    assert event.gap is None
-                    heard.add(event.source.removeprefix("/cameras/"))
 
 
 def test_with_keys_only_machines_of_the_fleet_are_heard(shared: Path, tmp_path: Path) -> None:
