@@ -53,6 +53,10 @@ class Burst(Generic[Packet]):
         self._packets: deque[Packet] = deque()
         self._times: dict[int, Times] = {}
 
+    def knows(self, pts: int) -> bool:
+        """Tell whether a picture of this time stamp is yet to come; no two can be told apart."""
+        return pts in self._times
+
     def add(self, packet: Packet, pts: int, times: Times) -> bool:
         """Keep a packet; tell whether all that are kept should be decoded now.
 

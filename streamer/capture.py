@@ -214,7 +214,7 @@ class MediaSource:
         paced = self.info.live or self._options.realtime
         # Where pictures come out in another order, which one is next is known too late.
         in_order = self._synced and not self._decoder.has_b_frames
-        if paced and in_order and pts is not None:
+        if paced and in_order and pts is not None and not self._burst.knows(pts):
             if self._burst.add(packet, pts, self._times(pts * self._tick_s)):
                 self._decode_kept()
             return

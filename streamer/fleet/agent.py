@@ -9,6 +9,7 @@ thread, see ``streamer.fleet.leash``.
 
 from __future__ import annotations
 
+import math
 import random
 import socket
 import threading
@@ -349,19 +350,27 @@ def _free_ports(host: str) -> list[int]:
         return [probe.getsockname()[1] for probe in probes]
 
 
+def _counted(given: str | float) -> float:
+    """Return a number of cameras; raise ValueError if it is none."""
+    number = float(given)
+    if not 0.0 <= number < math.inf:
+        raise ValueError(f"{number} is no number of cameras")
+    return number
+
+
 def _capacity(place: Place) -> float | None:
     """Return what the node's label says it carries, else what was measured on this machine."""
     label = place.labels.get("capacity")
     if label is not None:
         try:
-            return max(0.0, float(label))
+            return _counted(label)
         except ValueError:
             log.warning("label_not_understood", label="capacity", expected="a number of cameras")
     if not place.measured:
         return None
     try:
         report = msgspec.json.decode(Path(place.measured).read_bytes(), type=dict[str, Any])
-        return float(report["capacity"]["cameras"])
+        return _counted(report["capacity"]["cameras"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         log.warning("no_report", file=place.measured, error=str(error))
         return None

@@ -7,6 +7,7 @@ said that it does not, or its lease is over, by which time its daemon has been k
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Final
@@ -87,6 +88,8 @@ class Controller:
         self._draining = set(state.draining)
         self._waiting: dict[str, str] = {}
         ends_s = now_s + max(state.lease_s, config.fleet.lease_s) + 1.0
+        # What an earlier run granted may be out until then: a crash of this one must not hide it.
+        self._owed_s, self._owed_until_s = state.lease_s, ends_s
         self._members = {
             node: Member.of(held, lease_end_s=ends_s, now_s=now_s)
             for node, held in state.held.items()
@@ -132,6 +135,8 @@ class Controller:
         Raises:
             StreamerError: if the state cannot be kept.
         """
+        if now_s >= self._owed_until_s:
+            self._owed_s = 0.0
         for member in list(self._members.values()):
             if now_s >= member.lease_end_s:
                 self.counts.fenced += 1
@@ -156,9 +161,17 @@ class Controller:
         return lost
 
     def hand_over(self) -> None:
-        """From now on grant long leases: the fleet is going to be restarted."""
-        self._lease_s = self._config.fleet.handover_s
-        self._keep()
+        """From now on grant long leases: the fleet is going to be restarted.
+
+        Raises:
+            StreamerError: if that cannot be kept; they stay short then.
+        """
+        short_s, self._lease_s = self._lease_s, self._config.fleet.handover_s
+        try:
+            self._keep()
+        except StreamerError:
+            self._lease_s = short_s
+            raise
 
     def stop_all(self) -> None:
         """From now on no camera is to run."""
@@ -215,6 +228,8 @@ class Controller:
     def _node(self, member: Member, now_s: float) -> Node:
         about = member.about
         capacity = self._config.fleet.capacity if about.capacity is None else about.capacity
+        if not 0.0 <= capacity < math.inf:  # another machine says so
+            capacity = 0.0
         usable = about.version == __version__ and member.fit(now_s)
         return Node(
             name=about.name,
@@ -296,7 +311,7 @@ class Controller:
     def _keep(self) -> None:
         state = State(
             version=self._version,
-            lease_s=self._lease_s,
+            lease_s=max(self._lease_s, self._owed_s),
             homes=self._homes,
             held={
                 node: Held(about=member.about, cameras=sorted(member.may_hold))

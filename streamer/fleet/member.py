@@ -82,6 +82,7 @@ class Member:
 
     def hear(self, peer: bytes, beat: Beat, *, lease_s: float, now_s: float) -> None:
         """Take a beat, whose answer is going to grant a lease."""
+        before = 0 if self.beat is None else self.beat.failures
         self.peer, self.beat, self.heard_s = peer, beat, now_s
         known = any(number == beat.answered for number, _ in self._grants)
         self._grants = [
@@ -93,7 +94,7 @@ class Member:
         self.may_hold |= frozenset(beat.holding)
         if self.settled:  # a daemon that has died is started again with its share
             self.may_hold = frozenset(beat.holding) | self.shared
-        if beat.failures >= _FAILURES:
+        if beat.failures >= _FAILURES and beat.failures > before:  # said again with every beat
             self._unfit_until_s = now_s + _UNFIT_S
 
     def fit(self, now_s: float) -> bool:

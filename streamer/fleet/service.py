@@ -255,12 +255,12 @@ class Service:
 
     def _round(self, post: Post) -> None:
         controller = self._deciding
-        now_s = lease_clock_s()
         heard: list[tuple[bytes, Beat]] = []
         while (got := post.receive()) is not None:
-            controller.hear(*got, now_s)
+            controller.hear(*got, lease_clock_s())  # after it was sent, however long that took
             heard.append(got)
         asked = self._do_work()
+        now_s = lease_clock_s()
         pushed: list[tuple[bytes, Orders]] = []
         if asked or now_s - self._planned_s >= _PLAN_S:
             self._planned_s = now_s
@@ -329,8 +329,10 @@ class Service:
             while time.monotonic() < until_s and not (controller.stopping and controller.idle):
                 time.sleep(0.05)
             return
-        self._later(controller.hand_over)
+        granted = self._later(controller.hand_over)
         time.sleep(max(0.0, min(_ALL_HEARD_S, until_s - time.monotonic())))
+        if granted.done() and (error := granted.exception()) is not None:
+            log.error("fleet_cannot_hand_over", error=str(error))
 
     def _expect(self, nodes: int) -> None:
         self._later(lambda: self._deciding.expect(nodes))
@@ -362,6 +364,9 @@ class Service:
             if camera is None:
                 self._ask(lambda: controller.restore(request.name))
             else:
+                configuration.check_secret(
+                    camera, self._config.fleet, place=f"{camera.name}: its address"
+                )
                 self._ask(lambda: controller.add(camera, need))
         elif isinstance(request, control.Remove):
             self._ask(lambda: controller.remove(request.name))

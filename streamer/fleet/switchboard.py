@@ -296,7 +296,6 @@ class _Loop:
         self._obey()
         for node, line in self._lines.items():
             self._tend(node, line)
-        self._stream.getsockopt(zmq.EVENTS)  # see streamer.publish
         if self._router in ready:
             self._answer()
         self._watch_connections()
@@ -305,6 +304,7 @@ class _Loop:
         poller = zmq.Poller()
         poller.register(self._wake, zmq.POLLIN)
         poller.register(self._router, zmq.POLLIN)
+        poller.register(self._stream, zmq.POLLIN)  # to take in subscribers, see streamer.publish
         for peers in self._peers:
             poller.register(peers.monitor.socket, zmq.POLLIN)
         for line in self._lines.values():
@@ -398,13 +398,17 @@ class _Loop:
         return self._former.get(camera) == node
 
     def _remember(self, told: Numbered) -> None:
-        runs = self._runs.setdefault(told.topic, {})
-        runs.pop(told.epoch, None)
-        runs[told.epoch] = told.sequence
-        if len(runs) > _RUNS:
-            del runs[next(iter(runs))]
+        self._count(told.topic, told.epoch, told.sequence)
         if told.event.camera is not None:
             self._state.apply(told)
+
+    def _count(self, topic: str, epoch: str, sequence: int) -> None:
+        """Remember how far a run of a topic is; the oldest runs are forgotten."""
+        runs = self._runs.setdefault(topic, {})
+        runs.pop(epoch, None)
+        runs[epoch] = sequence
+        if len(runs) > _RUNS:
+            del runs[next(iter(runs))]
 
     # What daemons said before
 
@@ -429,10 +433,8 @@ class _Loop:
         mine = {camera for camera, owner in self._owners.items() if owner == node}
         self._state.seed(snapshot, mine, monotonic_ns=now_ns)
         for topic, sequence in snapshot.sequences.items():
-            runs = self._runs.setdefault(topic, {})
-            if runs.get(snapshot.epoch, 0) < sequence:
-                runs.pop(snapshot.epoch, None)
-                runs[snapshot.epoch] = sequence
+            if self._runs.get(topic, {}).get(snapshot.epoch, 0) < sequence:
+                self._count(topic, snapshot.epoch, sequence)
         for told in line.recent:
             if told.sequence > snapshot.sequences.get(told.topic, 0):
                 self._state.apply(told)

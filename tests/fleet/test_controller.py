@@ -43,6 +43,8 @@ class Node:
     applied: int = 0
     holding: frozenset[str] = frozenset()
     slow: bool = False
+    failures: int = 0
+    capacity: float | None = None
 
     @property
     def about(self) -> About:
@@ -55,7 +57,7 @@ class Node:
             version=self.version,
             labels=self.labels,
             gpu=False,
-            capacity=None,
+            capacity=self.capacity,
             events="tcp://127.0.0.1:1",
             snapshot="tcp://127.0.0.1:2",
             http="127.0.0.1:3",
@@ -71,6 +73,7 @@ class Node:
             daemon="starting" if self.slow else "running" if self.holding else "none",
             version=self.applied,
             holding=sorted(self.holding),
+            failures=self.failures,
         )
 
     def obey(self, orders: Orders) -> None:
@@ -281,6 +284,62 @@ def test_a_short_lease_counts_once_the_node_has_taken_it() -> None:
     again.pass_s(LEASE_S + 3, silent=("b",))
 
     assert again.places() == {"a": 4, "b": 0}
+
+
+def test_a_crash_does_not_hide_the_leases_of_the_run_before_it() -> None:
+    """A long lease, a run that crashes at once, and a third that must still wait for it."""
+    world = World.of(config(*CAMERAS))
+    world.join("a", "b")
+    world.pass_s(8)
+    world.controller.hand_over()
+    world.pass_s(2)
+    crashed = World.of(config(*CAMERAS), world.saved[-1], now_s=world.now_s)
+    crashed.nodes = world.nodes
+    crashed.pass_s(2, silent=("b",))
+
+    again = World.of(config(*CAMERAS), (world.saved + crashed.saved)[-1], now_s=crashed.now_s)
+    again.nodes = world.nodes
+    again.pass_s(20, silent=("b",))
+    assert again.places()["a"] == 2
+
+
+def test_a_long_lease_that_cannot_be_kept_is_not_granted() -> None:
+    """The disk is full when the fleet is asked to stop for a while."""
+    world = World.of(config(*CAMERAS))
+    world.join("a", "b")
+    world.pass_s(8)
+
+    def full(_state: State) -> None:
+        raise StreamerError("no space")
+
+    world.controller._save = full
+    with pytest.raises(StreamerError):
+        world.controller.hand_over()
+    beat = world.nodes["b"].beat()
+    world.controller.hear(b"b", beat, world.now_s)
+    assert world.controller.answer(beat).lease_s == LEASE_S
+
+
+def test_a_node_whose_daemon_keeps_ending_gets_its_chance_again() -> None:
+    """After three ends nothing for five minutes, however often it says so; then as before."""
+    world = World.of(config(*CAMERAS))
+    world.join("a", "b")
+    world.pass_s(8)
+    world.nodes["b"].failures = 3
+    world.pass_s(100)
+    assert world.places() == {"a": 4, "b": 0}
+    world.pass_s(210)
+    assert world.places() == {"a": 2, "b": 2}
+
+
+@pytest.mark.parametrize("capacity", [float("inf"), float("nan"), -1.0])
+def test_a_node_that_claims_nonsense_gets_nothing(capacity: float) -> None:
+    """And the fleet goes on."""
+    world = World.of(config(*CAMERAS))
+    world.join("a", "b")
+    world.nodes["b"].capacity = capacity
+    world.pass_s(12)
+    assert world.places() == {"a": 4, "b": 0}
 
 
 def test_nothing_is_told_that_cannot_be_kept() -> None:

@@ -62,6 +62,16 @@ def test_what_cannot_be_right_is_refused_in_one_line(
     assert "\n" not in str(error.value)
 
 
+def test_a_password_in_an_address_wants_keys(tmp_path: Path) -> None:
+    """Or any account of the machine could call itself a node and be told it."""
+    inline = CAMERA.replace("rtsp://host", "rtsp://user:pw@host")
+    with pytest.raises(ConfigError, match=r"cameras\.lobby\.url: has a password in it") as refusal:
+        load(tmp_path, inline)
+    assert "pw@" not in str(refusal.value)
+    keys = '[fleet]\nsecret_key = "/k"\nauthorized_keys = "/a"\n'
+    assert load(tmp_path, inline + keys).daemon.cameras[0].url.endswith("pw@host/stream")
+
+
 def test_the_daemons_own_tables_are_checked_as_ever(tmp_path: Path) -> None:
     """A fleet's file is an ordinary configuration otherwise."""
     with pytest.raises(ConfigError, match=r"analysis\.fsp: unknown key"):
