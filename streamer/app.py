@@ -10,12 +10,14 @@ import platform
 import time
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
 import structlog
 from prometheus_client import CollectorRegistry
 
 from streamer import __version__, logs, systemd
 from streamer import config as configuration
 from streamer.clock import SystemClock
+from streamer.cores import processes
 from streamer.errors import ConfigError
 from streamer.events import DaemonStarted, DaemonStopping, Event
 from streamer.metrics import Metrics
@@ -106,7 +108,8 @@ class Service:
             publish_options(config), observer=_PublishMetrics(self._metrics), clock=clock
         )
         self._crew: Crew | None = None
-        self._cameras, live = self._crewed() if config.daemon.workers > 1 else self._alone()
+        self._processes = processes(config.daemon.workers, len(config.cameras))
+        self._cameras, live = self._crewed() if self._processes > 1 else self._alone()
         self._web = WebServer(
             options=web_options(config), state=self, live=live, metrics=self._metrics, clock=clock
         )
@@ -135,8 +138,10 @@ class Service:
         from streamer.workers.crew import Crew  # noqa: PLC0415 as above
         from streamer.workers.live import RelayedLive  # noqa: PLC0415
 
+        daemon = configuration.Daemon(workers=self._processes)
+        config = msgspec.structs.replace(self._config, daemon=daemon)
         crew = self._crew = Crew(
-            self._config, publisher=self._publisher, metrics=self._metrics, clock=self._clock
+            config, publisher=self._publisher, metrics=self._metrics, clock=self._clock
         )
         return crew, RelayedLive(crew, clock=self._clock, metrics=self._metrics)
 
@@ -170,7 +175,7 @@ class Service:
             snapshot=self._publisher.snapshot,
             page=self._web.url,
             cameras=len(config.cameras),
-            workers=config.daemon.workers,
+            workers=self._processes,
             purpose=config.purpose.declared,
         )
 

@@ -217,10 +217,11 @@ class Daemon(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """``[daemon]``.
 
     Attributes:
-        workers: processes that the cameras are shared out to; 1: all in the one that is started.
+        workers: processes that the cameras are shared out to; 1: all in the one that is started;
+            0: by the cameras there are at the start, see ``streamer.cores``.
     """
 
-    workers: Annotated[int, Meta(ge=1, le=64)] = 1
+    workers: Annotated[int, Meta(ge=0, le=64)] = 0
 
 
 class Log(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final, Self
 import numpy as np
 
 from streamer.client import Subscriber
+from streamer.cores import processes
 from streamer.errors import StreamerError
 from streamer.events import EmotionSample, parse_time
 
@@ -142,7 +143,7 @@ def measure(
         },
         memory_mb=after.memory_mb,
         watched=watched,
-        workers=config.daemon.workers,
+        workers=processes(config.daemon.workers, cameras),
     )
 
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from streamer import __version__
 from streamer import config as configuration
 from streamer.bench import load, raw
-from streamer.cores import usable_cores
+from streamer.cores import processes, usable_cores
 from streamer.errors import ConfigError
 from streamer.models import load_models
 from streamer.showreel import EMPTY, LARGE, showreel, showreels
@@ -138,8 +138,9 @@ def _loads(config: Config, plan: Plan, clips: list[Path], notes: Console) -> lis
     loads: list[Load] = []
 
     def met(cameras: int) -> bool:
-        processes = f" in {config.daemon.workers} processes" if config.daemon.workers > 1 else ""
-        with notes.status(f"{cameras} cameras{processes} for {plan.seconds:g} s"):
+        many = processes(config.daemon.workers, cameras)
+        shared = f" in {many} processes" if many > 1 else ""
+        with notes.status(f"{cameras} cameras{shared} for {plan.seconds:g} s"):
             loads.append(load.measure(config, clips, cameras, plan.seconds))
         return plan.goal.met(loads[-1])
 
@@ -213,7 +214,7 @@ def _report(
             "whole_s": config.detector.whole_s,
         },
         "goal": asdict(plan.goal),
-        "capacity": {"cameras": capacity},
+        "capacity": {"cameras": capacity, "processes": best.workers},
         "efficiency": round(least_ms / spent_ms, 3),
         "latency_ms": loads[0].latency_ms,
         "raw_ms": asdict(costs),
