@@ -250,10 +250,13 @@ class _Daemon:
                 counts[f"looks {labels['type']}"] += int(float(match["value"]))
             elif match["name"] == "frames_dropped":
                 counts[f"dropped {labels['reason']}"] += int(float(match["value"]))
+        cpu: Counter[str] = Counter()
+        for process in processes:
+            cpu.update(_cpu_ticks(process))  # not with +, which leaves out who has used none yet
         return _Look(
             at_s=time.monotonic(),
             counts=counts,
-            cpu=sum(map(_cpu_ticks, processes), Counter()),
+            cpu=cpu,
             memory_mb=_held_mb(processes) if len(processes) > 1 else _peak_mb(processes[0]),
             overload=max((int(float(level)) for level in _LEVEL.findall(text)), default=0),
         )
