@@ -58,6 +58,8 @@ ANALYSED_FPS = 2.5
 """So that eight cameras take a quarter of a core and the soak can run beside other work."""
 STEADY = 2
 """Cameras that no fault touches."""
+READINGS = 10
+"""Of memory at a rest: what a decoder or a batch holds for a moment is no growth."""
 ONLINE_S = 150.0
 """A camera comes back within its back-off (up to 60 s) and its deadlines."""
 
@@ -318,11 +320,11 @@ def _rounds(plan: Plan, site: _Site, report: Report, say: Callable[[str], object
         site.round(min(30.0, 6.0 * plan.minutes))
         _wait_online(site)
         time.sleep(TRIM_S + 2.0)  # what the faults needed is free, and given back
-        memory = process.memory_info()
+        rss_mb, anonymous_mb = _memory_mb(process)
         rest = Rest(
             minute=round((time.monotonic() - begin_s) / 60.0, 2),
-            rss_mb=round(memory.rss / 2**20, 2),
-            anonymous_mb=round((memory.rss - memory.shared) / 2**20, 2),
+            rss_mb=rss_mb,
+            anonymous_mb=anonymous_mb,
             descriptors=process.num_fds(),
             threads=process.num_threads(),
         )
@@ -339,6 +341,17 @@ def _rounds(plan: Plan, site: _Site, report: Report, say: Callable[[str], object
         report.trends[name] = Trend.of(
             [rest.minute for rest in counted], [float(getattr(rest, name)) for rest in counted]
         )
+
+
+def _memory_mb(process: psutil.Process) -> tuple[float, float]:
+    """Return resident and anonymous memory, each the median of readings over one period of Trim."""
+    readings = []
+    for _ in range(READINGS):
+        memory = process.memory_info()
+        readings.append((memory.rss / 2**20, (memory.rss - memory.shared) / 2**20))
+        time.sleep(TRIM_S / READINGS)
+    rss_mb, anonymous_mb = np.median(readings, axis=0)
+    return round(float(rss_mb), 2), round(float(anonymous_mb), 2)
 
 
 def _account(site: _Site, report: Report) -> None:
