@@ -22,6 +22,7 @@ __all__ = [
     "Numbering",
     "data_schema",
     "new_epoch",
+    "source_of",
     "topic_of",
 ]
 
@@ -70,7 +71,6 @@ class Numbered(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         topic: first frame of the message.
         source: of the envelope.
         sequence: its number within the topic.
-        number: its number within the epoch, over all topics; makes the ``id``.
     """
 
     event: Event
@@ -78,7 +78,6 @@ class Numbered(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     topic: str
     source: str
     sequence: int
-    number: int
 
     def encode(self, *, time_ns: int, monotonic_ns: int) -> bytes:
         """Complete the envelope and encode it as JSON.
@@ -91,7 +90,7 @@ class Numbered(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return _ENCODER.encode(
             Envelope(
                 specversion=SPECVERSION,
-                id=f"{self.epoch}-{self.number}",
+                id=f"{self.epoch}-{data.TYPE}-{self.sequence}",
                 source=self.source,
                 type=data.TYPE,
                 dataschema=data_schema(data.TYPE),
@@ -136,27 +135,22 @@ class Numbering:
     def __init__(self, epoch: str | None = None) -> None:
         self.epoch = new_epoch() if epoch is None else epoch
         self._topics: dict[tuple[str, str | None], _Topic] = {}
-        self._number = 0
 
     def number(self, event: Event) -> Numbered:
         """Give an event the next number of its topic."""
         topic = self._topic(event.data.TYPE, event.camera)
         topic.sequence += 1
-        self._number += 1
         return Numbered(
             event=event,
             epoch=self.epoch,
             topic=topic.name,
             source=topic.source,
             sequence=topic.sequence,
-            number=self._number,
         )
 
     def skip(self, type_name: str, camera: str | None, count: int) -> None:
         """Leave numbers out for events that were lost on the way here, so that the hole shows."""
-        topic = self._topic(type_name, camera)
-        topic.sequence += count
-        self._number += count
+        self._topic(type_name, camera).sequence += count
 
     def sequences(self) -> dict[str, int]:
         """Return the last number given in each topic."""
@@ -165,8 +159,7 @@ class Numbering:
     def _topic(self, type_name: str, camera: str | None) -> _Topic:
         topic = self._topics.get((type_name, camera))
         if topic is None:
-            source = DAEMON_SOURCE if camera is None else f"/cameras/{camera}"
-            topic = _Topic(name=topic_of(type_name, camera), source=source)
+            topic = _Topic(name=topic_of(type_name, camera), source=source_of(camera))
             self._topics[type_name, camera] = topic
         return topic
 
@@ -178,6 +171,11 @@ def topic_of(type_name: str, camera: str | None) -> str:
     ``lobby2``.
     """
     return f"{type_name}/" if camera is None else f"{type_name}/{camera}/"
+
+
+def source_of(camera: str | None) -> str:
+    """Return the ``source`` of an event about a camera, or about the daemon itself."""
+    return DAEMON_SOURCE if camera is None else f"/cameras/{camera}"
 
 
 def data_schema(type_name: str) -> str:

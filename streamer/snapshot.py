@@ -37,12 +37,16 @@ class CameraState(msgspec.Struct, frozen=True, kw_only=True):
         online: whether it delivers frames.
         reason: of the last change.
         detail: of the last change; empty when online.
+        width: of its pictures, pixels; 0 when offline.
+        height: likewise.
     """
 
     camera: str
     online: bool
     reason: str
     detail: str = ""
+    width: int = 0
+    height: int = 0
 
 
 class TrackState(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,7 +116,11 @@ class LastState:
             self._apply_track(self._camera(data.camera), data, numbered)
         elif isinstance(data, CameraOnline):
             self._camera(data.camera).state = CameraState(
-                camera=data.camera, online=True, reason=data.reason
+                camera=data.camera,
+                online=True,
+                reason=data.reason,
+                width=data.width,
+                height=data.height,
             )
         elif isinstance(data, CameraOffline):
             camera = self._camera(data.camera)
@@ -141,10 +149,15 @@ class LastState:
                     captured_ns = monotonic_ns - round(1e6 * track.sample.latency_ms)
                     event = Event(data=track.sample, captured_monotonic_ns=captured_ns)
                     sample = Numbered(
-                        event=event, epoch=snapshot.epoch, topic="", source="", sequence=0, number=0
+                        event=event, epoch=snapshot.epoch, topic="", source="", sequence=0
                     )
                 camera = self._camera(track.camera)
                 camera.tracks[track.track] = _Track(label=track.label, sample=sample)
+
+    def forget(self, cameras: Container[str]) -> None:
+        """Drop cameras that there are no more."""
+        for name in [name for name in self._cameras if name in cameras]:
+            del self._cameras[name]
 
     def copy(self, *, monotonic_ns: int) -> tuple[list[CameraState], list[TrackState]]:
         """Return the cameras and the tracks as of now, samples with their age."""
