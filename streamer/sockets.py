@@ -58,7 +58,7 @@ def publishing_socket(
 
     Args:
         context: owns it.
-        kind: ``zmq.PUB`` or ``zmq.ROUTER``.
+        kind: ``zmq.PUB``, ``zmq.XPUB`` or ``zmq.ROUTER``.
         high_water_mark: messages kept for each peer before some are dropped.
         incoming_limit: longest frame that is accepted, bytes; a peer that sends more is let go.
         keys: of the server; None for no encryption.
@@ -85,7 +85,7 @@ def subscribing_socket(
 
     Args:
         context: owns it.
-        kind: ``zmq.SUB`` or ``zmq.REQ``.
+        kind: ``zmq.SUB``, ``zmq.XSUB``, ``zmq.DEALER`` or ``zmq.REQ``.
         high_water_mark: messages kept until they are read.
         incoming_limit: longest frame that is accepted, bytes.
         server_key: the publisher's public key in Z85; None for no encryption.

@@ -137,7 +137,7 @@ class Service:
         self._status: Status | None = None
         self._planned_s = self._shown_s = 0.0
         self._trouble = ""
-        self._routes: tuple[dict[str, Source], dict[str, str]] = ({}, {})
+        self._routes: tuple[dict[str, Source], dict[str, str], Sequence[str]] = ({}, {}, ())
 
     # Life
 
@@ -303,7 +303,7 @@ class Service:
         else:
             self._trouble = ""
         lost = controller.take_lost()
-        routes = (self._sources(controller), controller.owners)
+        routes = (self._sources(controller), controller.owners, controller.cameras)
         if routes != self._routes:
             self._routes = routes
             self._switchboard.route(*routes)

@@ -1,9 +1,10 @@
 """One address for the events of all nodes: what their daemons send goes out as it came.
 
-Each node has a socket of its own here, because whose an event is decides whether it goes out: only
-the node that has a camera may speak for it. A node whose lease is over is cut off in the same
-moment, so whatever it may still send reaches nobody. The snapshot is kept from the events that went
-out; of daemons that were there before, it is asked for.
+A forwarder, XSUB to the nodes and XPUB in front, but with an XSUB for each node, because whose an
+event is decides whether it goes out: only the node that has a camera may speak for it. A node whose
+lease is over is cut off in the same moment, so whatever it may still send reaches nobody. The
+snapshot is kept from the events that went out. What a daemon said before it was heard comes from
+its own snapshot: the state goes into ours, and an event that tells of it goes out late.
 """
 
 from __future__ import annotations
@@ -19,12 +20,21 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 import zmq
 
-from streamer.envelope import Envelope, Numbered, Numbering, data_schema
+from streamer.envelope import (
+    Envelope,
+    Numbered,
+    Numbering,
+    data_schema,
+    source_of,
+    topic_of,
+)
 from streamer.errors import SourceReason, StreamerError
 from streamer.events import (
     DATA_TYPES,
     CameraOffline,
+    CameraOnline,
     Event,
+    EventData,
     Sighting,
     rfc3339,
 )
@@ -40,7 +50,7 @@ from streamer.sockets import Monitor, Peers, bind, connect, publishing_socket, s
 from streamer.threads import show_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from streamer.keys import KeyPair
     from streamer.publish import PublishOptions
@@ -55,8 +65,9 @@ _EVENT_LIMIT: Final = 1 << 20
 _SNAPSHOT_LIMIT: Final = 1 << 26
 _HWM: Final = 10_000
 _ROUTER_HWM: Final = 64
-_RECONNECT_MS: Final = 500  # a daemon that is started again is heard from its first event on
+_RECONNECT_MS: Final = 100  # a daemon that starts is nearly always heard from its first event on
 _ASK_S: Final = 0.5  # after a connection, until the daemon has taken note of the subscription
+_EVERYTHING: Final = b"\x01"  # a subscription to all topics, as it goes over an XSUB
 _RUNS: Final = 8
 """Runs of a topic that are remembered, as in ``streamer.client``."""
 
@@ -92,10 +103,11 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Route:
-    """Who may speak for which camera."""
+    """Who may speak for which camera, and which cameras there are."""
 
     sources: Mapping[str, Source]
     owners: Mapping[str, str]
+    cameras: frozenset[str]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -171,14 +183,17 @@ class Switchboard:
         self._thread = threading.Thread(target=self._loop.run, name="switchboard", daemon=True)
         self._thread.start()
 
-    def route(self, sources: Mapping[str, Source], owners: Mapping[str, str]) -> None:
+    def route(
+        self, sources: Mapping[str, Source], owners: Mapping[str, str], cameras: Iterable[str]
+    ) -> None:
         """Say which nodes there are, and who has which camera; thread-safe.
 
         Args:
             sources: by node; one that is not among them is cut off.
             owners: the node of each camera.
+            cameras: all that are to run; the snapshot forgets any other.
         """
-        self._order(_Route(sources=dict(sources), owners=dict(owners)))
+        self._order(_Route(sources=dict(sources), owners=dict(owners), cameras=frozenset(cameras)))
 
     def emit(self, event: Event) -> None:
         """Send an event of the fleet's own; thread-safe."""
@@ -198,16 +213,22 @@ class Switchboard:
         if self._thread is None:
             return True
         self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        if self._thread.is_alive():
+            return False
+        wake_in, self._wake_in = self._wake_in, None
+        if wake_in is not None:
+            wake_in.close()
+        return True
 
     def _order(self, order: _Route | Event) -> None:
         self._orders.put(order)
         self._wake()
 
     def _wake(self) -> None:
-        if self._wake_in is not None:
+        wake_in = self._wake_in
+        if wake_in is not None:
             with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
-                self._wake_in.send(b"\0")
+                wake_in.send(b"\0")
 
     def _started(self) -> _Loop:
         if self._loop is None:
@@ -242,6 +263,7 @@ class _Loop:
         self._state = LastState()
         self._runs: dict[str, dict[str, int]] = {}
         self._owners: Mapping[str, str] = {}
+        self._cameras: frozenset[str] = frozenset()
         self._former: dict[str, str] = {}
         self._lines: dict[str, _Line] = {}
         self._context: Context = zmq.Context()
@@ -255,7 +277,7 @@ class _Loop:
                 keys=None if own is None else own[0],
             )
             for kind, high_water_mark in (
-                (zmq.PUB, options.high_water_mark),
+                (zmq.XPUB, options.high_water_mark),
                 (zmq.ROUTER, _ROUTER_HWM),
             )
         )
@@ -296,6 +318,8 @@ class _Loop:
         self._obey()
         for node, line in self._lines.items():
             self._tend(node, line)
+        if self._stream in ready:
+            self._take_subscriptions()
         if self._router in ready:
             self._answer()
         self._watch_connections()
@@ -304,7 +328,7 @@ class _Loop:
         poller = zmq.Poller()
         poller.register(self._wake, zmq.POLLIN)
         poller.register(self._router, zmq.POLLIN)
-        poller.register(self._stream, zmq.POLLIN)  # to take in subscribers, see streamer.publish
+        poller.register(self._stream, zmq.POLLIN)
         for peers in self._peers:
             poller.register(peers.monitor.socket, zmq.POLLIN)
         for line in self._lines.values():
@@ -337,6 +361,15 @@ class _Loop:
                 self._former[camera] = node  # its last words may still be on their way
         self._former = {c: node for c, node in self._former.items() if node in self._lines}
         self._owners = route.owners
+        gone = self._cameras - route.cameras
+        if gone:
+            self._state.forget(gone)
+            self._runs = {
+                topic: runs
+                for topic, runs in self._runs.items()
+                if topic.split("/", 2)[1] not in gone
+            }
+        self._cameras = route.cameras
 
     def _call(self, source: Source) -> _Line:
         stream, request = (
@@ -348,13 +381,15 @@ class _Loop:
                 server_key=source.key,
                 keys=self._keys,
             )
-            for kind, limit in ((zmq.SUB, _EVENT_LIMIT), (zmq.DEALER, _SNAPSHOT_LIMIT))
+            for kind, limit in ((zmq.XSUB, _EVENT_LIMIT), (zmq.DEALER, _SNAPSHOT_LIMIT))
         )
         monitor = Monitor(stream, zmq.EVENT_HANDSHAKE_SUCCEEDED)
-        stream.setsockopt(zmq.SUBSCRIBE, b"")
         for one, address in ((stream, source.events), (request, source.snapshot)):
             one.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MS)
             connect(one, address)
+        # What subscribers want is not passed on: the snapshot wants everything. Kept by the socket
+        # for every connection to come.
+        stream.send(_EVERYTHING)
         return _Line(source=source, stream=stream, monitor=monitor, request=request)
 
     def _hang_up(self, line: _Line) -> None:
@@ -365,12 +400,16 @@ class _Loop:
     def _emit(self, event: Event) -> None:
         """Send an event of our own."""
         numbered = self._numbering.number(event)
-        self._state.apply(numbered)
+        if event.camera is None or event.camera in self._cameras:
+            self._state.apply(numbered)
+        self._send(numbered)
+
+    def _send(self, numbered: Numbered) -> None:
         body = numbered.encode(
             time_ns=self._clock.time_ns(), monotonic_ns=self._clock.monotonic_ns()
         )
         self._stream.send_multipart((numbered.topic.encode(), body), zmq.NOBLOCK)
-        self._observer.published(event.type, None)
+        self._observer.published(numbered.event.type, None)
 
     # Events
 
@@ -399,7 +438,7 @@ class _Loop:
 
     def _remember(self, told: Numbered) -> None:
         self._count(told.topic, told.epoch, told.sequence)
-        if told.event.camera is not None:
+        if told.event.camera in self._cameras:  # no last words of one that was removed
             self._state.apply(told)
 
     def _count(self, topic: str, epoch: str, sequence: int) -> None:
@@ -431,6 +470,9 @@ class _Loop:
         except (ValueError, RecursionError):
             return
         mine = {camera for camera, owner in self._owners.items() if owner == node}
+        for told in _unheard(snapshot, mine):
+            if self._runs.get(told.topic, {}).get(told.epoch, 0) < told.sequence:
+                self._send(told)
         self._state.seed(snapshot, mine, monotonic_ns=now_ns)
         for topic, sequence in snapshot.sequences.items():
             if self._runs.get(topic, {}).get(snapshot.epoch, 0) < sequence:
@@ -442,6 +484,12 @@ class _Loop:
         line.asked = False
 
     # Subscribers
+
+    def _take_subscriptions(self) -> None:
+        """Read what subscribers want, since XPUB keeps it until then; libzmq sees to it itself."""
+        with contextlib.suppress(zmq.Again):
+            for _ in range(_A_ROUND):
+                self._stream.recv(zmq.NOBLOCK)
 
     def _answer(self) -> None:
         snapshot: bytes | None = None
@@ -515,7 +563,39 @@ def _read(frames: list[bytes], now_ns: int) -> Numbered | None:
             topic=topic.decode(),
             source=envelope.source,
             sequence=envelope.sequence,
-            number=0,
         )
     except (ValueError, KeyError, RecursionError):
         return None
+
+
+def _unheard(snapshot: Snapshot, cameras: set[str]) -> Iterator[Numbered]:
+    """Yield the events that a snapshot's states come from, with the numbers that they had.
+
+    A daemon opens its cameras as soon as it is up, at times before the connection to it is: its
+    subscribers would get readings of a camera that nobody called online.
+    """
+    told: list[EventData] = [] if snapshot.daemon is None else [snapshot.daemon]
+    for state in snapshot.cameras:
+        if state.camera in cameras and state.online:
+            told.append(
+                CameraOnline(
+                    camera=state.camera,
+                    reason=state.reason,
+                    width=state.width,
+                    height=state.height,
+                )
+            )
+        elif state.camera in cameras:
+            told.append(
+                CameraOffline(camera=state.camera, reason=state.reason, detail=state.detail)
+            )
+    for data in told:
+        event = Event(data=data)
+        topic = topic_of(data.TYPE, event.camera)
+        yield Numbered(
+            event=event,
+            epoch=snapshot.epoch,
+            topic=topic,
+            source=source_of(event.camera),
+            sequence=snapshot.sequences.get(topic, 0),
+        )

@@ -13,7 +13,7 @@ import pytest
 from tests.daemon import wait_for
 from tests.fleet.cluster import Cluster
 from tests.fleet.running import Fleet
-from tests.fleet.witness import Seen, overlaps, seen
+from tests.fleet.witness import Seen, overlaps, seen, untold
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,8 +32,9 @@ def measured(name: str, fleet: Fleet, begun_s: float) -> float:
 
 
 def check(events: list[Seen]) -> None:
-    """No camera was read by two daemons, and nothing that was sent was missed."""
+    """No camera was read by two daemons, each takeover was told, and nothing was missed."""
     assert overlaps(events) == []
+    assert untold(events) == set()
     assert sum(event.missing for event in events) == 0
 
 
@@ -64,6 +65,7 @@ def test_cameras_survive_their_nodes_and_none_is_read_twice(shared: Path, tmp_pa
             cluster.start("d")
             fleet.wait_running(a=6, d=6)
             measured("added", fleet, begun_s)
+            wait_for(lambda: not untold(seen(fleet.seen)), 10, "camera.online of every takeover")
 
             command = [sys.executable, "-m", "streamer", "fleet", "stop"]
             subprocess.run([*command, "--config", fleet.config], check=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.fleet.witness import Seen, longest_silence_s, overlaps
+from tests.fleet.witness import Seen, longest_silence_s, overlaps, untold
 
 
 def told(at_s: float, epoch: str, type_name: str = "emotion.sample") -> Seen:
@@ -21,6 +21,11 @@ def test_two_daemons_at_a_time_are_told_from_one_after_the_other() -> None:
     assert overlaps(taken) == []
     assert overlaps([*taken, told(5, "a")]) == ["c at 5: a, not b"]
     assert overlaps([*taken, told(3.5, "a"), told(6.5, "b")]) != []
+    late = [told(0, "a", "camera.online"), told(1, "a"), told(2, "b")]
+    assert overlaps(late) == []
+    assert overlaps([*late, told(3, "a")]) == ["c at 3: a, not b"]
+    assert untold(late) == {("c", "b")}
+    assert not untold([*late, told(4, "b", "camera.online")])
 
 
 def test_silence_counts_to_both_ends_of_the_time() -> None:

@@ -18,7 +18,7 @@ from streamer.client import Subscriber
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Seen", "longest_silence_s", "overlaps", "seen"]
+__all__ = ["Seen", "longest_silence_s", "overlaps", "seen", "untold"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,18 +83,32 @@ def longest_silence_s(events: list[Seen], camera: str, start_s: float, end_s: fl
 def overlaps(events: list[Seen]) -> list[str]:
     """Return every reading of a daemon that did not have the camera, by when they were sent.
 
-    A daemon has a camera from its ``camera.online`` until another daemon's.
+    A daemon has a camera from its ``camera.online``, or from its first reading, until another one
+    has it. The first may come later than the second, from the snapshot: who has had a camera
+    before, however, has it back only with another ``camera.online``.
     """
     owners: dict[str, str] = {}
+    past: set[tuple[str, str]] = set()
     found = []
     for event in sorted(events, key=lambda e: e.sent_s):
-        if event.type == "camera.online":
+        if event.type not in {"camera.online", "emotion.sample"}:
+            continue
+        who, owner = (event.camera, event.epoch), owners.get(event.camera)
+        if event.type == "emotion.sample" and owner != event.epoch and who in past:
+            found.append(f"{event.camera} at {event.sent_s}: {event.epoch}, not {owner}")
+        else:
             owners[event.camera] = event.epoch
-        elif event.type == "emotion.sample":
-            owner = owners.setdefault(event.camera, event.epoch)
-            if owner != event.epoch:
-                found.append(f"{event.camera} at {event.sent_s}: {event.epoch}, not {owner}")
+            past.add(who)
     return found
+
+
+def untold(events: list[Seen]) -> set[tuple[str, str]]:
+    """Return camera and run of every daemon that had readings and no ``camera.online``."""
+    by_type = {
+        name: {(event.camera, event.epoch) for event in events if event.type == name}
+        for name in ("emotion.sample", "camera.online")
+    }
+    return by_type["emotion.sample"] - by_type["camera.online"]
 
 
 if __name__ == "__main__":
