@@ -143,6 +143,7 @@ class _Loop:
         )
         self._number = 0
         self._answered = 0
+        self._told = (0, 0)
         self._sent: dict[int, float] = {}
         self._beaten_s = 0.0
         self._said: tuple[object, ...] = ()
@@ -188,6 +189,10 @@ class _Loop:
         poller.poll(round(_LOOK_S * 1e3))
 
     def _obey(self, orders: Orders) -> None:
+        told = (orders.heard, orders.version)
+        if told < self._told:
+            return  # of an earlier connection; what was told since has undone it
+        self._told = told
         sent_s = self._sent.pop(orders.number, None)
         if sent_s is not None:
             self._answered = orders.number

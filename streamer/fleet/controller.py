@@ -16,6 +16,7 @@ import msgspec
 
 from streamer import __version__
 from streamer.errors import ConfigError, StreamerError
+from streamer.fleet.echoes import Echoes
 from streamer.fleet.link import Orders, packed
 from streamer.fleet.member import Member
 from streamer.fleet.metrics import Lost
@@ -94,6 +95,7 @@ class Controller:
             node: Member.of(held, lease_end_s=ends_s, now_s=now_s)
             for node, held in state.held.items()
         }
+        self._echoes = Echoes()
         self._lost: list[tuple[str, str]] = []
         self._orphans: dict[str, tuple[Lost, float]] = {}
         self._settled_s: float | None = now_s if self._members else None
@@ -112,6 +114,8 @@ class Controller:
 
     def hear(self, peer: bytes, beat: Beat, now_s: float) -> None:
         """Take a beat; ``orders`` is the answer."""
+        if beat in self._echoes:
+            return
         about = beat.about
         member = self._members.get(about.node)
         if member is not None and member.about.run != about.run:
@@ -119,6 +123,7 @@ class Controller:
             self._release(member, Lost.DAEMON)
             member = None
         if member is None:
+            self._echoes.followed(about.node, about.run)
             member = Member(about, held=frozenset(), lease_end_s=now_s, now_s=now_s)
             self._members[about.node] = member
             if self._settled_s is None:
@@ -153,6 +158,8 @@ class Controller:
 
     def answer(self, beat: Beat) -> Orders:
         """Return the answer to a beat that was heard and planned for."""
+        if beat in self._echoes:  # nothing is granted: to be heard it has to hear this
+            return Orders(number=beat.number, lease_s=0.0, version=0, heard=beat.number)
         return self._orders(self._members[beat.about.node], beat.number)
 
     def take_lost(self) -> list[tuple[str, str]]:
@@ -198,6 +205,7 @@ class Controller:
         self._lost += [(camera, member.about.name) for camera in sorted(member.may_hold)]
         self._orphans |= dict.fromkeys(member.may_hold, (reason, member.heard_s))
         self.counts.losses += len(member.may_hold)
+        self._echoes.ended(member.about.node, member.about.run, member.last)
         del self._members[member.about.node]
 
     def _place(self, now_s: float) -> None:
@@ -301,6 +309,7 @@ class Controller:
             known = True  # it could not be kept, so it is not told
         return Orders(
             number=number,
+            heard=member.last,
             lease_s=self._lease_s,
             version=0 if share is None else share.version,
             share=None if share is None or known else packed(share),

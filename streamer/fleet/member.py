@@ -36,6 +36,7 @@ class Member:
         share: what it is to run; None before that is known.
         may_hold: every camera that it may be reading, by all that is known.
         heard_s: when it was heard of last, or when its lease was known of.
+        last: the highest number of its beats; -1 before the first.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Member:
         self.share: Share | None = None
         self.may_hold = held
         self.heard_s = now_s
+        self.last = -1
         self._grants = [(-1, lease_end_s)]  # which beat was answered, and until when it may go on
         self._unfit_until_s = 0.0
 
@@ -84,6 +86,7 @@ class Member:
         """Take a beat, whose answer is going to grant a lease."""
         before = 0 if self.beat is None else self.beat.failures
         self.peer, self.beat, self.heard_s = peer, beat, now_s
+        self.last = max(self.last, beat.number)
         known = any(number == beat.answered for number, _ in self._grants)
         self._grants = [
             (number, end_s)
