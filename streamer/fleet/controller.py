@@ -497,5 +497,5 @@ class Controller:
         beat = owner.beat
         if beat is not None and name in beat.refused:
             return CameraStatus(name=name, node=home, state="refused", reason=beat.refused[name])
-        running = beat is not None and beat.daemon == "running" and owner.settled
-        return CameraStatus(name=name, node=home, state="running" if running else "starting")
+        state = "running" if owner.runs(self._cameras[name]) else "starting"
+        return CameraStatus(name=name, node=home, state=state)

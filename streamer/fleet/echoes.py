@@ -39,7 +39,7 @@ class Echoes:
         return beat.answered <= runs.get(beat.about.run, -1.0)
 
     def ended(self, node: str, run: str, last: int) -> None:
-        """A lease has ended: of that run nothing counts before it has heard an answer to a new beat.
+        """A lease has ended: of that run nothing counts until it has heard an answer to a new one.
 
         Args:
             node: the cluster's name of it.

@@ -111,8 +111,8 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
         lease_s: how long the node may go on, counted from when it sent that beat.
         version: of the share it is to have.
         share: that share, where the beat told of another one.
-        heard: the highest number of the node's beats that had been heard. Later orders have the same
-            or a higher one, so that those of an earlier connection are known when they come late.
+        heard: the highest number of the node's beats that had been heard. Later orders have the
+            same or a higher one: those of an earlier connection are known when they come late.
     """
 
     number: int

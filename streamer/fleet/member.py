@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from streamer.fleet.link import Share
 
 if TYPE_CHECKING:
-    from streamer.config import Config
+    from streamer.config import Camera, Config
     from streamer.fleet.link import About, Beat
     from streamer.fleet.state import Held
 
@@ -49,6 +49,7 @@ class Member:
         self.may_hold = held
         self.heard_s = now_s
         self.last = -1
+        self._applied: dict[str, Camera] = {}  # what it had done when it was last settled
         self._grants = [(-1, lease_end_s)]  # which beat was answered, and until when it may go on
         self._unfit_until_s = 0.0
 
@@ -97,8 +98,16 @@ class Member:
         self.may_hold |= frozenset(beat.holding)
         if self.settled:  # a daemon that has died is started again with its share
             self.may_hold = frozenset(beat.holding) | self.shared
+            self._applied = {} if self.share is None else {c.name: c for c in self.share.cameras}
         if beat.failures >= _FAILURES and beat.failures > before:  # said again with every beat
             self._unfit_until_s = now_s + _UNFIT_S
+
+    def runs(self, camera: Camera) -> bool:
+        """Whether its daemon reads a camera of its share, also while it takes others."""
+        beat = self.beat
+        if beat is None or beat.daemon != "running":
+            return False
+        return camera.name in beat.holding and self._applied.get(camera.name) == camera
 
     def fit(self, now_s: float) -> bool:
         """Whether its daemon can be relied on."""

@@ -393,6 +393,31 @@ def test_cameras_come_and_go() -> None:
             wrong()
 
 
+def test_a_change_is_told_of_the_cameras_that_it_changes() -> None:
+    """The others of the node run on while it takes it, and that is what is told."""
+    world = World.of(config(*CAMERAS))
+    world.join("a")
+    world.pass_s(8)
+
+    def states() -> dict[str, str]:
+        return {one.name: one.state for one in world.controller.camera_states()}
+
+    world.controller.add(Camera(name="new", url="rtsp://host/new"), Need())
+    world.controller.remove("c1")
+    moved = Camera(name="c2", url="rtsp://elsewhere/c2")
+    cameras = (moved, *(c for c in config(*CAMERAS).daemon.cameras if c.name != "c2"))
+    world.controller.reload(FleetConfig(daemon=Config(cameras=cameras), fleet=Fleet()))
+    world.controller.plan(world.now_s)
+    assert states() == {"c2": "starting", "c3": "running", "c4": "running", "new": "starting"}
+
+    world.pass_s(3)
+    assert set(states().values()) == {"running"}
+
+    world.nodes["a"].slow = True  # its daemon has ended, and starts again
+    world.pass_s(1)
+    assert set(states().values()) == {"starting"}
+
+
 def test_a_node_of_another_version_gets_nothing() -> None:
     """It could not read what it is told."""
     world = World.of(config(*CAMERAS))

@@ -1,7 +1,7 @@
 """Networks that are cut and heal: no camera is ever read twice, and none is stopped for nothing.
 
-The nodes are modelled after ``streamer.fleet.agent``, on a clock of the test's own. What they and the
-fleet say to each other is kept while the network is cut and arrives when it heals, as TCP does it.
+The nodes are modelled after ``streamer.fleet.agent``, on a clock of the test's own. What they and
+the fleet say to each other is kept while the network is cut, and arrives when it heals, as by TCP.
 """
 
 from __future__ import annotations
