@@ -432,6 +432,8 @@ def _in_words(message: str, tree: dict[str, object]) -> str:
     path = match["path"] if match else ""
     text = message[: match.start()] if match else message
     if unknown := _UNKNOWN.match(text):
+        if (path, unknown["name"]) == ("", "fleet"):
+            return "fleet: this is the configuration of a fleet; start it with: streamer fleet run"
         known = ", ".join(_fields_at(path))
         return f"{_join(path, unknown['name'])}: unknown key; known here: {known}"
     if missing := _MISSING.match(text):

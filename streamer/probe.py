@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -16,7 +17,9 @@ from streamer import config as configuration
 from streamer import logs
 from streamer.capture import open_source
 from streamer.clock import SystemClock
-from streamer.errors import SourceError, SourceReason
+from streamer.errors import ConfigError, SourceError, SourceReason
+from streamer.fleet import settings
+from streamer.logs import redact
 from streamer.models import choose_detector
 from streamer.publish import check_options
 from streamer.settings import capture_options, publish_options, web_options
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from streamer.config import Config
+    from streamer.fleet.settings import Fleet
     from streamer.source import CaptureOptions
     from streamer.stages import Detector, Source
     from streamer.types import Frame
@@ -52,10 +57,10 @@ class _Found:
 
 
 def check(path: Path, console: Console, *, probe: bool) -> int:
-    """Validate a configuration, and on request open every camera.
+    """Validate a configuration of a daemon or of a fleet, and on request open every camera.
 
     Args:
-        path: the TOML file.
+        path: the TOML file; one with a table ``[fleet]`` is a fleet's.
         console: where to print.
         probe: open every camera, listen to it for two seconds and look for faces.
 
@@ -66,12 +71,18 @@ def check(path: Path, console: Console, *, probe: bool) -> int:
         StreamerError: what is wrong, in one line.
     """
     logs.configure("error", "console", clock=SystemClock())  # what matters is printed
-    config = configuration.load(path)
-    sources = [capture_options(camera) for camera in config.cameras]
+    config, fleet = _load(path)
+    sources, refused = _sources(config, fleet)
     tls_context(web_options(config))
     check_options(publish_options(config))
     bundle = bundles.load(bundles.path_of(config.bundle.path))
-    _say(console, f"{path}: valid; {len(sources)} cameras; bundle {bundle.identity}")
+    kind = "" if fleet is None else " for a fleet"
+    _say(console, f"{path}: valid{kind}; {len(config.cameras)} cameras; bundle {bundle.identity}")
+    if fleet is not None:
+        for line in _words(fleet, config):
+            _say(console, line)
+    for fault in refused:
+        _say(console, f"note: on this machine {fault.fault}; a node like it would not read it")
     if not config.purpose.declared:
         _say(console, "note: [purpose] declared is empty; say why faces are read here")
     if not probe:
@@ -79,12 +90,54 @@ def check(path: Path, console: Console, *, probe: bool) -> int:
     choice = choose_detector(config.detector)
     _say(console, f"detector: {choice.backend}, {choice.why}")
     with ThreadPoolExecutor(_PROBES_AT_ONCE) as pool, closing(choice.detector) as detector:
-        found = list(pool.map(lambda options: _probe(options, detector), sources))
+        found = [*pool.map(lambda options: _probe(options, detector), sources), *refused]
     console.print(_table(found))
     for camera in found:
         if camera.fault:
             console.print(Text(f"{camera.name}: {camera.fault}", style="red"), soft_wrap=True)
     return 1 if any(camera.fault for camera in found) else 0
+
+
+def _load(path: Path) -> tuple[Config, Fleet | None]:
+    """Return what daemons run, and the fleet that the file is for, if it is for one."""
+    text, _ = configuration.read(path)
+    if "fleet" not in configuration.tree_of(text, place=str(path)):
+        return configuration.load(path), None
+    found = settings.load(path)
+    settings.link_keys(found.fleet)  # can they be read?
+    return found.daemon, found.fleet
+
+
+def _sources(config: Config, fleet: Fleet | None) -> tuple[list[CaptureOptions], list[_Found]]:
+    """Return what to open, and the cameras that only other machines of a fleet could open."""
+    sources, refused = [], []
+    for camera in config.cameras:
+        try:
+            sources.append(capture_options(camera))
+        except ConfigError as error:
+            if fleet is None or fleet.local:
+                raise
+            refused.append(_Found(name=camera.name, place=redact(camera.url), fault=str(error)))
+    return sources, refused
+
+
+def _words(fleet: Fleet, config: Config) -> list[str]:
+    """Say what a fleet's own table means."""
+    where = "all on this machine" if fleet.local else "on several machines, with keys"
+    lines = [f"fleet {fleet.name}, {where}; nodes report to {fleet.link}"]
+    asking = [name for name, need in fleet.cameras.items() if need.needs or need.gpu]
+    for name in asking:
+        need = fleet.cameras[name]
+        wanted = [*(f"{key} = {value}" for key, value in need.needs.items()), *["a GPU"] * need.gpu]
+        lines.append(f"{name} only runs on a node with {' and '.join(wanted)}")
+    if not fleet.local and not config.http.token:
+        lines.append("note: without [http] token nobody but a node itself can read its metrics")
+    if find_spec("ray") is None:
+        lines.append(
+            "note: Ray is not installed here, which `streamer fleet run` needs; run: pip install "
+            "'emotion-streamer[fleet]'"
+        )
+    return lines
 
 
 def _say(console: Console, text: str) -> None:

@@ -34,7 +34,7 @@ def check(
         bool, typer.Option("--probe", help="Open every camera and say what it delivers.")
     ] = False,
 ) -> None:
-    """Validate a configuration without starting anything."""
+    """Validate a configuration, a fleet's too, without starting anything."""
     from rich.console import Console
 
     from streamer import probe as probing

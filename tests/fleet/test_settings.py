@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import stat
+import sys
 import tomllib
 from pathlib import Path
 
@@ -10,8 +12,10 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from streamer import config as configuration
+from streamer import keys, probe
 from streamer.config import Camera, Config, Publish
 from streamer.errors import ConfigError
 from streamer.fleet import settings, written
@@ -77,6 +81,49 @@ def test_the_daemons_own_tables_are_checked_as_ever(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"analysis\.fsp: unknown key"):
         load(tmp_path, CAMERA + "[analysis]\nfsp = 1")
     assert load(tmp_path, CAMERA).fleet == Fleet()
+
+
+def checked(folder: Path, text: str) -> str:
+    """Return what `streamer check` prints of a configuration."""
+    path = folder / "fleet.toml"
+    path.write_text(text)
+    path.chmod(0o600)
+    console = Console(file=io.StringIO(), width=100)
+    with console.capture() as capture:
+        assert probe.check(path, console, probe=False) == 0
+    return capture.get()
+
+
+def test_check_says_what_a_fleets_file_means(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In words, on a machine without Ray too; and with its own eyes: the keys are opened."""
+    monkeypatch.setitem(sys.modules, "ray", None)  # as where it is not installed
+    needs = '[fleet.cameras.lobby]\nneeds = { site = "west" }\ngpu = true\n'
+    told = checked(tmp_path, CAMERA + needs)
+    assert "valid for a fleet; 1 cameras" in told
+    assert "all on this machine" in told
+    assert "lobby only runs on a node with site = west and a GPU" in told
+    assert "Ray is not installed here" in told
+
+    public, secret = keys.generate(tmp_path / "keys", "fleet")
+    link = '[fleet]\nlink = "tcp://192.0.2.1:5558"\nsecret_key = "{}"\nauthorized_keys = "{}"\n'
+    file = '[[cameras]]\nname = "film"\nurl = "/nowhere/film.mp4"\n'
+    told = checked(tmp_path, CAMERA + file + link.format(secret, public.parent))
+    assert "on several machines, with keys" in told
+    assert "on this machine cameras.film.url: there is no file /nowhere/film.mp4" in told
+    with pytest.raises(ConfigError, match="gone"):
+        checked(tmp_path, CAMERA + link.format(tmp_path / "gone", public.parent))
+    with pytest.raises(ConfigError, match="there is no file"):  # where else, on one machine?
+        checked(tmp_path, CAMERA + file + "[fleet]\n")
+
+
+def test_the_daemon_says_whose_file_it_is(tmp_path: Path) -> None:
+    """Who starts it with a fleet's file is told what to start."""
+    path = tmp_path / "fleet.toml"
+    path.write_text(CAMERA + "[fleet]\n")
+    with pytest.raises(ConfigError, match="start it with: streamer fleet run"):
+        configuration.load(path)
 
 
 TEXT = st.text(min_size=1, max_size=40)
