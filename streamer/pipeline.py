@@ -115,7 +115,7 @@ class Pipeline:
         """End every track of a camera that stopped delivering, and say so."""
         lane = self._lanes.get(camera)
         if lane is not None:
-            self._emit(camera, lane.end_all())
+            self._emit(lane.end_all())
             self._metrics.camera(camera).tracks_active.set(0)
 
     def forget(self, camera: str) -> None:
@@ -186,6 +186,7 @@ class Pipeline:
         self, frames: Sequence[Frame], tracked: Sequence[Tracks], predictions: Predictions
     ) -> None:
         rows = {key: row for row, key in enumerate(predictions.keys)}
+        told: list[Event] = []
         for frame, tracks in zip(frames, tracked, strict=True):
             of_track = {
                 track: predictions.probabilities_NK[rows[frame.camera, track]]
@@ -194,19 +195,21 @@ class Pipeline:
             }
             lane = self._lanes[frame.camera]
             events, readings = lane.observe(frame, tracks, of_track)
-            self._emit(frame.camera, events)
+            told += events
             for viewer in self._viewers:
                 viewer.offer(frame, readings)
             series = self._metrics.camera(frame.camera)
             series.tracks_active.set(lane.active)
             series.analysed.inc()
+        self._emit(told)
 
-    def _emit(self, camera: str, events: Iterable[Event]) -> None:
+    def _emit(self, events: Sequence[Event]) -> None:
         """Pass events on; the state of a track goes when its end is told."""
-        for event in events:
-            if isinstance(event.data, FaceLost):
-                self._temporal.evict([(camera, event.data.track)])
-            self._sink.emit(event)
+        lost = [(e.data.camera, e.data.track) for e in events if isinstance(e.data, FaceLost)]
+        if lost:
+            self._temporal.evict(lost)
+        if events:
+            self._sink.emit(*events)
 
 
 class _Laps:

@@ -171,11 +171,10 @@ class Publisher:
         self._thread = threading.Thread(target=self._loop.run, name="publish", daemon=True)
         self._thread.start()
 
-    def emit(self, event: Event) -> None:
-        """Hand over one event; thread-safe; what cannot be kept is dropped and counted."""
-        dropped = self._outbox.put(event)
-        if dropped is not None:
-            self._observer.dropped(dropped)
+    def emit(self, *events: Event) -> None:
+        """Hand over events, in order; thread-safe; what cannot be kept is dropped and counted."""
+        for type_name in self._outbox.put(*events):
+            self._observer.dropped(type_name)
 
     def skip(self, type_name: str, camera: str | None, count: int) -> None:
         """Leave numbers out for events that were lost before they came here; thread-safe."""

@@ -136,6 +136,6 @@ class Stepper(Protocol):
 class Sink(Protocol):
     """Takes events; never blocks the caller."""
 
-    def emit(self, event: Event) -> None:
-        """Hand over one event; thread-safe; what cannot be kept is dropped and counted."""
+    def emit(self, *events: Event) -> None:
+        """Hand over events, in order; thread-safe; what cannot be kept is dropped and counted."""
         ...

@@ -46,10 +46,10 @@ class CollectingSink:
         self.events: list[Event] = []
         self._lock = threading.Lock()
 
-    def emit(self, event: Event) -> None:
-        """Keep one."""
+    def emit(self, *events: Event) -> None:
+        """Keep them."""
         with self._lock:
-            self.events.append(event)
+            self.events.extend(events)
 
     @property
     def types(self) -> list[str]:

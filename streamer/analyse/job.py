@@ -88,11 +88,12 @@ class _Recorder:
         self._time_ns = frame.captured_ns
         self._media_s = frame.media_s
 
-    def emit(self, event: Event) -> None:
-        """Write one event, and pass on what changes a face's label."""
-        numbered = self._numbering.number(event)
-        self._file.write(numbered.encode(time_ns=self._time_ns, monotonic_ns=0) + b"\n")
-        self._samples.changed(event, self._media_s)
+    def emit(self, *events: Event) -> None:
+        """Write events, and pass on what changes a face's label."""
+        for event in events:
+            numbered = self._numbering.number(event)
+            self._file.write(numbered.encode(time_ns=self._time_ns, monotonic_ns=0) + b"\n")
+            self._samples.changed(event, self._media_s)
 
 
 @dataclass(slots=True)

@@ -225,11 +225,11 @@ class _Outlet:
         """Start the thread that sends."""
         self._thread.start()
 
-    def emit(self, event: Event) -> None:
-        """Hand over one event; see ``streamer.stages.Sink``."""
+    def emit(self, *events: Event) -> None:
+        """Hand over events; see ``streamer.stages.Sink``."""
         with self._changed:
-            self._waiting.append(event)
-            if len(self._waiting) > _WAITING:
+            self._waiting.extend(events)
+            while len(self._waiting) > _WAITING:
                 oldest = self._waiting.popleft()
                 self._lost[oldest.type, oldest.camera] += 1
                 self._metrics.events_dropped.labels(oldest.type).inc()

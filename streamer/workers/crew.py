@@ -217,8 +217,7 @@ class Crew:
             for event in events:
                 _note(self._past, event)
                 self._faces.note(event.data)
-        for event in events:
-            self._publisher.emit(event)
+        self._publisher.emit(*events)
 
     def busy(self) -> None:
         """Take note that a start goes on."""

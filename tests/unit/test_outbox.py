@@ -20,11 +20,12 @@ def test_the_first_to_wait_wakes_and_the_rest_do_not() -> None:
     box, wakes = outbox()
 
     for _ in range(3):
-        assert box.put(event(EmotionSample)) is None
+        assert box.put(event(EmotionSample)) == []
     assert len(wakes) == 1
     assert [numbered.sequence for numbered in box.take()] == [1, 2, 3]
-    box.put(event(EmotionSample))
+    box.put(event(EmotionSample), event(EmotionSample))
     assert len(wakes) == 2
+    assert [numbered.sequence for numbered in box.take()] == [4, 5]
 
 
 def test_a_full_outbox_gives_up_the_oldest() -> None:
@@ -33,8 +34,10 @@ def test_a_full_outbox_gives_up_the_oldest() -> None:
 
     dropped = [box.put(event(kind)) for kind in (FaceAppeared, EmotionSample, EmotionSample)]
 
-    assert dropped == [None, None, "face.appeared"]
-    assert [numbered.event.type for numbered in box.take()] == ["emotion.sample"] * 2
+    assert dropped == [[], [], ["face.appeared"]]
+    together = box.put(event(EmotionSample), event(FaceLost), event(FaceLost))
+    assert together == ["emotion.sample"] * 3
+    assert [numbered.event.type for numbered in box.take()] == ["face.lost"] * 2
 
 
 def test_a_dropped_end_still_ends_the_track() -> None:
@@ -71,6 +74,6 @@ def test_a_closed_outbox_refuses_and_keeps_what_waits() -> None:
     box.put(event(EmotionSample))
     box.close()
 
-    assert box.put(event(FaceLost)) == "face.lost"
+    assert box.put(event(FaceLost), event(FaceLost)) == ["face.lost"] * 2
     assert box.abandon() == ["emotion.sample"]
     assert not box.take()
