@@ -43,6 +43,8 @@ ClockName = Literal["host", "rtcp", "pts"]
 
 def _expect(name: str, array: NDArray[np.generic], shape: tuple[int | None, ...]) -> None:
     got = array.shape
+    if got == shape:
+        return  # nearly always, and thirteen times a frame
     if len(got) != len(shape) or any(
         w is not None and w != g for w, g in zip(shape, got, strict=True)
     ):

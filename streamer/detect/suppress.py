@@ -24,6 +24,8 @@ def suppress(boxes_N4: F32, scores_N: F32, overlap: float) -> I64:
         scores_N: their confidence.
         overlap: two boxes whose intersection over union is larger are one object.
     """
+    if len(boxes_N4) == 1:  # as in most windows
+        return np.zeros(1, np.int64)
     # OpenCV's stubs ask for nested sequences of floats; its binding takes arrays without a copy.
     xywh_N4: Any = np.concatenate([boxes_N4[:, :2], boxes_N4[:, 2:] - boxes_N4[:, :2]], axis=1)
     scores: Any = scores_N
