@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Final
@@ -187,7 +188,7 @@ class MediaSource:
                 SourceReason.DECODE_ERROR,
                 f"data comes, but no clean picture in {CLEAN_WITHIN_S:g} s",
             )
-        return packet
+        return _detached(packet) if self._device is not None and packet.size else packet
 
     def _start_again(self) -> None:
         if not self._synced:
@@ -324,6 +325,9 @@ def _open(
             timeout=(options.open_timeout_s, options.read_timeout_s),
         )
     except av.FFmpegError as error:
+        if kind is reach.Kind.DEVICE and error.errno == errno.EINVAL:
+            reason, words = reach.unfit(reach.path_of(options.url))
+            raise SourceError(reason, f"{options.place}: {words}") from None
         elapsed_s = (clock.monotonic_ns() - started_ns) / NS
         raise _failed(options, error, elapsed_s, options.open_timeout_s) from None
     try:
@@ -331,6 +335,21 @@ def _open(
     except SourceError:
         container.close()
         raise
+
+
+def _detached(packet: Packet[VideoStream]) -> Packet[VideoStream]:
+    """Copy a device's packet: its bytes are the driver's, and raw pictures are those bytes.
+
+    Closing the device unmaps them, while the analysis or the live page may still look at a picture:
+    the process would end with SIGSEGV as a camera is unplugged (seen with the driver vivid). A copy
+    also gives the driver its buffer back at once.
+    """
+    copy: Packet[VideoStream] = av.Packet(packet.size)  # type: ignore[assignment]
+    copy.update(memoryview(packet))  # type: ignore[arg-type]
+    copy.stream, copy.time_base = packet.stream, packet.time_base
+    copy.pts, copy.dts = packet.pts, packet.dts
+    copy.is_keyframe, copy.is_corrupt = packet.is_keyframe, packet.is_corrupt
+    return copy
 
 
 def _video_stream(options: CaptureOptions, container: InputContainer) -> VideoStream:

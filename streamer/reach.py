@@ -7,12 +7,14 @@ FFmpeg looks names up without a deadline and reports every failure of it as "I/O
 from __future__ import annotations
 
 import errno
+import fcntl
 import grp
 import ipaddress
 import os
 import select
 import socket
 import stat
+import struct
 import threading
 from enum import Enum, auto
 from pathlib import Path
@@ -36,8 +38,16 @@ __all__ = [
     "find",
     "path_of",
     "scheme_of",
+    "unfit",
 ]
 
+QUERYCAP: Final = 0x80685600
+"""VIDIOC_QUERYCAP and, below, its answer (linux/videodev2.h)."""
+_CAPABILITY: Final = struct.Struct("=16s 32s 32s I I I 12x")
+_CAPTURES: Final = 0x1 | 0x1000
+"""V4L2_CAP_VIDEO_CAPTURE and its kind for several planes."""
+_OF_THE_NODE: Final = 0x80000000
+"""V4L2_CAP_DEVICE_CAPS: the last field tells of this node, the one before of the whole device."""
 NETWORK_SCHEMES: Final = frozenset({"rtsp", "rtsps", "http", "https"})
 
 
@@ -188,6 +198,26 @@ def descriptor_of(device: Path) -> int | None:
         if stat.S_ISCHR(found.st_mode) and found.st_rdev == wanted:
             return int(entry.name)
     return None
+
+
+def unfit(device: Path) -> tuple[SourceReason, str]:
+    """Say why FFmpeg found nothing to read in a device, in words for a person.
+
+    A camera has several nodes, and its first need not be the one with pictures.
+    """
+    answer = bytearray(_CAPABILITY.size)
+    try:
+        descriptor = os.open(device, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            fcntl.ioctl(descriptor, QUERYCAP, answer)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return SourceReason.NOT_FOUND, "not a video device"
+    *_, whole, node = _CAPABILITY.unpack(answer)
+    if (node if whole & _OF_THE_NODE else whole) & _CAPTURES:
+        return SourceReason.CODEC_UNSUPPORTED, "its pictures have a format that FFmpeg cannot read"
+    return SourceReason.NOT_FOUND, "no pictures come from it: try the device's other /dev/video*"
 
 
 def await_readable(descriptor: int, *, timeout_s: float, interrupt: threading.Event) -> bool:
