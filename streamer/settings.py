@@ -20,7 +20,20 @@ if TYPE_CHECKING:
 
     from streamer.config import Camera, Config
 
-__all__ = ["capture_options", "publish_options", "web_options"]
+__all__ = ["capture_options", "check_scheme", "publish_options", "web_options"]
+
+
+def check_scheme(url: str, *, key: str) -> str:
+    """Return the scheme of a camera's address; empty for a file or device.
+
+    Raises:
+        ConfigError: if it is none of ours; ``key`` begins the line.
+    """
+    scheme = reach.scheme_of(url)
+    if scheme not in {*reach.NETWORK_SCHEMES, "", "file"}:
+        known = ", ".join(f"{name}://" for name in sorted(reach.NETWORK_SCHEMES))
+        raise ConfigError(f"{key}: {scheme}:// is not known; expected {known}, a device or a file")
+    return scheme
 
 
 def capture_options(camera: Camera) -> CaptureOptions:
@@ -33,10 +46,7 @@ def capture_options(camera: Camera) -> CaptureOptions:
     """
     key = f"cameras.{camera.name}.url"
     url = configuration.camera_url(camera)
-    scheme = reach.scheme_of(url)
-    if scheme not in {*reach.NETWORK_SCHEMES, "", "file"}:
-        known = ", ".join(f"{name}://" for name in sorted(reach.NETWORK_SCHEMES))
-        raise ConfigError(f"{key}: {scheme}:// is not known; expected {known}, a device or a file")
+    scheme = check_scheme(url, key=key)
     path = reach.path_of(url)
     if scheme not in reach.NETWORK_SCHEMES and not path.is_relative_to("/dev"):
         if "@" in url:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from streamer.cli.options import ConfigOption
-from streamer.errors import ConfigError
+from streamer.errors import ConfigError, StreamerError
 
 if TYPE_CHECKING:
     from streamer.fleet.control import Request
@@ -105,7 +105,10 @@ def add(
         need = msgspec.convert(asked, Need)
         camera = msgspec.convert(described, Camera) if url else None
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{name}: {str(error).replace('`', '')}") from None
+        text = str(error).replace("`", "")
+        if "$.name" in text:
+            text = "a camera's name has 1 to 64 of the characters a-z 0-9 _ -"
+        raise ConfigError(f"{name}: {text}") from None
     _show(config, control.Add(name=name, camera=camera, need=need), json=json)
 
 
@@ -122,7 +125,11 @@ def stop(config: ConfigOption) -> None:
     """End the fleet and everything that it runs on the nodes."""
     from streamer.fleet import control, settings
 
-    control.ask(settings.load(config).fleet.socket, control.Stop())
+    path = settings.load(config).fleet.socket
+    control.ask(path, control.Stop())
+    if not control.wait_gone(path):
+        raise StreamerError("the fleet has not ended yet; look at its log")
+    typer.echo("the fleet has ended, and what it ran on the nodes")
 
 
 @app.command()
@@ -173,15 +180,17 @@ def _show(config: Path, request: Request, *, json: bool) -> None:
     from streamer.fleet import control, settings
     from streamer.fleet import status as printed
 
-    found = control.ask(settings.load(config).fleet.socket, request)
+    found, said = control.ask(settings.load(config).fleet.socket, request)
     if json:
         typer.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
     else:
+        if said:
+            typer.echo(said)
         printed.show(found, Console())
 
 
 def _pair(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise ConfigError(f"--needs {text!r}: expected KEY=VALUE, such as site=north")
+        raise ConfigError(f"--needs {text!r}: expected a label and its value, such as site=north")
     return key, value

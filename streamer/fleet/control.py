@@ -10,6 +10,7 @@ import os
 import socket
 import socketserver
 import threading
+import time
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -23,10 +24,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["Add", "Answer", "Control", "Drain", "Remove", "Request", "Show", "Stop", "ask"]
+__all__ = [
+    "Add",
+    "Answer",
+    "Control",
+    "Drain",
+    "Remove",
+    "Request",
+    "Show",
+    "Stop",
+    "ask",
+    "wait_gone",
+]
 
 _LIMIT: Final = 1 << 24  # bytes; the status of 10,000 cameras has 2 MB
 _TIMEOUT_S: Final = 10.0
+_END_S: Final = 15.0  # it ends within 5 s of being asked
+_LOOK_S: Final = 0.1
 
 
 class _Request(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -66,9 +80,10 @@ Request = Show | Add | Remove | Drain | Stop
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What comes back: how the fleet is, or why it was not done."""
+    """What comes back: what was done and how the fleet is, or why it was not done."""
 
     status: Status | None = None
+    said: str = ""
     error: str = ""
 
 
@@ -145,12 +160,25 @@ def _answered(line: bytes, handle: Callable[[Request], Answer]) -> bytes:
     return msgspec.json.encode(answer) + b"\n"
 
 
-def ask(path: Path, request: Request) -> Status:
+def wait_gone(path: Path) -> bool:
+    """Wait until a fleet that was asked to stop has ended; False if it takes too long."""
+    end_s = time.monotonic() + _END_S
+    while path.exists():
+        if time.monotonic() > end_s:
+            return False
+        time.sleep(_LOOK_S)
+    return True
+
+
+def ask(path: Path, request: Request) -> tuple[Status, str]:
     """Ask the fleet that runs.
 
     Args:
         path: its socket.
         request: what is wanted.
+
+    Returns:
+        How the fleet is, and what was done, in words.
 
     Raises:
         StreamerError: if it does not run, does not answer, or will not.
@@ -166,11 +194,15 @@ def ask(path: Path, request: Request) -> Status:
             raise StreamerError(
                 f"{path}: belongs to the fleet's account; ask as that one"
             ) from None
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise StreamerError(
+                f"no fleet runs with this configuration on this machine (nobody listens at {path});"
+                " start it with: streamer fleet run"
+            ) from None
         except (OSError, ValueError) as error:
             raise StreamerError(
-                f"no fleet answers at {path}: {error}; is `streamer fleet run` running with this "
-                "configuration?"
+                f"the fleet at {path} does not answer as it should: {error}; look at its log"
             ) from None
     if answer.error or answer.status is None:
         raise StreamerError(answer.error or f"{path}: an empty answer")
-    return answer.status
+    return answer.status, answer.said

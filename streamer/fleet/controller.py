@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -26,7 +27,7 @@ from streamer.fleet.state import Added, Held, State
 from streamer.fleet.status import CameraStatus, NodeStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from streamer import config as configuration
     from streamer.fleet.link import About, Beat
@@ -260,6 +261,8 @@ class Controller:
         for member in self._members.values():
             mine = named.get(member.about.name) is member and not self._stopping
             cameras = tuple(shares.get(member.about.name, ())) if mine else ()
+            if member.beat is None:  # of an earlier run of the fleet: it may be gone
+                cameras = tuple(one for one in cameras if one.name in member.may_hold)
             config = (
                 msgspec.structs.replace(self._config.daemon, cameras=cameras) if cameras else None
             )
@@ -374,7 +377,8 @@ class Controller:
             StreamerError: if there is none.
         """
         if name not in self._removed:
-            raise StreamerError(f"{name}: no such camera was removed; give the new one's address")
+            hint = _meant(name, self._removed) or "a new one needs its --url"
+            raise StreamerError(f"{name}: no camera of that name was removed; {hint}")
         self._removed.discard(name)
         self._list()
 
@@ -385,25 +389,30 @@ class Controller:
             StreamerError: if there is none of that name.
         """
         if name not in self._cameras:
-            raise StreamerError(f"{name}: there is no camera of that name")
+            if name in self._removed:
+                raise StreamerError(f"{name}: was removed already")
+            hint = _meant(name, self._cameras) or "`streamer fleet status --json` lists them"
+            raise StreamerError(f"{name}: there is no camera of that name; {hint}")
         if any(one.camera.name == name for one in self._added):
             self._added = [one for one in self._added if one.camera.name != name]
         else:
             self._removed.add(name)
         self._list()
 
-    def drain(self, name: str, *, back: bool = False) -> None:
-        """Empty a node and give it nothing more, or take it back.
+    def drain(self, name: str, *, back: bool = False) -> bool:
+        """Empty a node and give it nothing more, or take it back; False if it was so already.
 
         Raises:
             StreamerError: if there is none of that name.
         """
         known = {member.about.name for member in self._members.values()} | self._draining
         if name not in known:
-            raise StreamerError(
-                f"{name}: there is no node of that name; there are: {', '.join(sorted(known))}"
-            )
+            hint = _meant(name, known) or f"there are: {', '.join(sorted(known)) or 'none yet'}"
+            raise StreamerError(f"{name}: there is no node of that name; {hint}")
+        if back != (name in self._draining):
+            return False
         (self._draining.discard if back else self._draining.add)(name)
+        return True
 
     def _list(self) -> None:
         """List the cameras that are to run, and what each needs."""
@@ -490,8 +499,10 @@ class Controller:
         owner = next((m for m in holders if name in m.shared), None)
         if owner is None:
             if holders:
-                names = ", ".join(m.about.name for m in holders)
-                return CameraStatus(name=name, node=home, state="moving", reason=f"from {names}")
+                reason = f"from {', '.join(m.about.name for m in holders)}"
+                if not home:
+                    reason += f", and then waits: {self._waiting.get(name, 'no node is there')}"
+                return CameraStatus(name=name, node=home, state="moving", reason=reason)
             reason = self._waiting.get(name, "the nodes are not all there yet")
             return CameraStatus(name=name, node=home, state="waiting", reason=reason)
         beat = owner.beat
@@ -499,3 +510,9 @@ class Controller:
             return CameraStatus(name=name, node=home, state="refused", reason=beat.refused[name])
         state = "running" if owner.runs(self._cameras[name]) else "starting"
         return CameraStatus(name=name, node=home, state=state)
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    """Return a question about a name that was mistyped; empty where there is none like it."""
+    close = get_close_matches(name, known)
+    return f"did you mean {' or '.join(close)}?" if close else ""

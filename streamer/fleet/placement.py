@@ -342,7 +342,7 @@ class _Board:
             wanted = [f"{key} = {value}" for key, value in sorted(camera.needs.items())]
             return "no node has " + " and ".join([*wanted, *["a GPU"] * camera.gpu])
         if not (open_ := [node for node in suited if not node.draining]):
-            return f"being drained: {', '.join(node.name for node in suited)}"
+            return f"every node it may be on is being drained: {', '.join(n.name for n in suited)}"
         if not (names := self._suits(camera)):
             largest = max(node.capacity for node in open_)
             return f"it costs {camera.cost:g}, the largest node it may be on carries {largest:g}"

@@ -36,7 +36,7 @@ from streamer.fleet.status import Status
 from streamer.fleet.switchboard import Source, Switchboard
 from streamer.fleet.telling import Telling
 from streamer.metrics import Metrics
-from streamer.settings import publish_options, web_options
+from streamer.settings import capture_options, publish_options, web_options
 from streamer.supervisor import STUCK_S, block_signals, supervise
 from streamer.threads import show_name
 from streamer.web import About, LiveView, WebServer, WorkerHealth
@@ -328,6 +328,9 @@ class Service:
             self._later(controller.stop_all)
             while time.monotonic() < until_s and not (controller.stopping and controller.idle):
                 time.sleep(0.05)
+            kept = self._later(lambda: None)  # a round more: it is kept that nothing runs
+            with contextlib.suppress(Late):
+                kept.result(max(0.0, until_s - time.monotonic()))
             return
         granted = self._later(controller.hand_over)
         time.sleep(max(0.0, min(_ALL_HEARD_S, until_s - time.monotonic())))
@@ -358,24 +361,31 @@ class Service:
     # What people ask
 
     def _handle(self, request: control.Request) -> control.Answer:
-        controller = self._deciding
+        controller, said = self._deciding, ""
         if isinstance(request, control.Add):
-            camera, need = request.camera, request.need
-            if camera is None:
-                self._ask(lambda: controller.restore(request.name))
-            else:
-                configuration.check_secret(
-                    camera, self._config.fleet, place=f"{camera.name}: its address"
-                )
-                self._ask(lambda: controller.add(camera, need))
+            self._add(request)
+            said = f"{request.name} is added"
         elif isinstance(request, control.Remove):
             self._ask(lambda: controller.remove(request.name))
+            said = f"{request.name} is removed"
         elif isinstance(request, control.Drain):
-            self._ask(lambda: controller.drain(request.node, back=request.back))
+            changed: list[bool] = []
+            self._ask(lambda: changed.append(controller.drain(request.node, back=request.back)))
+            said = _drained(request, changed=changed[0])
         elif isinstance(request, control.Stop):
             self._stop_asked.set()
         self._ask(lambda: None)  # for a new status
-        return control.Answer(status=self._status)
+        return control.Answer(status=self._status, said=said)
+
+    def _add(self, request: control.Add) -> None:
+        camera, controller, fleet = request.camera, self._deciding, self._config.fleet
+        if camera is None:
+            self._ask(lambda: controller.restore(request.name))
+            return
+        configuration.check_camera(camera, fleet, place=f"{camera.name}: its address")
+        if fleet.local:
+            capture_options(camera)  # what is not here is nowhere
+        self._ask(lambda: controller.add(camera, request.need))
 
     def _told(self, controller: Controller, now_s: float) -> Status:
         return Status(
@@ -460,3 +470,13 @@ class Service:
             http_open=bool(self._config.daemon.http.token) and not fleet.local,
             measured=fleet.measured,
         )
+
+
+def _drained(request: control.Drain, *, changed: bool) -> str:
+    """Say what became of a node that was to be drained or taken back."""
+    node = request.node
+    if request.back:
+        return f"{node} gets its share again" if changed else f"{node} was not being drained"
+    if changed:
+        return f"{node} is being drained; take it back with: streamer fleet drain {node} --back"
+    return f"{node} was being drained already"

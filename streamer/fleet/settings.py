@@ -14,12 +14,13 @@ from streamer.address import check_address, is_loopback
 from streamer.errors import ConfigError
 from streamer.keys import load_clients, load_pair
 from streamer.logs import redact
+from streamer.settings import check_scheme
 
 if TYPE_CHECKING:
     from streamer.config import Config
     from streamer.keys import KeyPair
 
-__all__ = ["Fleet", "FleetConfig", "Need", "check_secret", "link_keys", "load"]
+__all__ = ["Fleet", "FleetConfig", "Need", "check_camera", "link_keys", "load"]
 
 _Name = Annotated[str, Meta(pattern="^[a-z0-9_-]{1,64}$")]
 _LONGEST_SOCKET = 100  # bytes; the kernel takes 107 of a socket's path, see unix(7)
@@ -130,12 +131,14 @@ def link_keys(fleet: Fleet) -> tuple[KeyPair, frozenset[bytes]] | None:
     return load_pair(Path(fleet.secret_key)), load_clients(Path(fleet.authorized_keys))
 
 
-def check_secret(camera: configuration.Camera, fleet: Fleet, *, place: str) -> None:
-    """Refuse a password in an address where any account of the machine could ask for it.
+def check_camera(camera: configuration.Camera, fleet: Fleet, *, place: str) -> None:
+    """Refuse an address that no node could read, and one that it must not be told.
 
     Raises:
-        ConfigError: without keys nobody knows who calls himself a node and is told his cameras.
+        ConfigError: for a scheme that is none of ours; and for a password in it without keys, since
+            nobody knows then who calls himself a node and is told his cameras.
     """
+    check_scheme(camera.url, key=place)
     if not fleet.secret_key and redact(camera.url) != camera.url:
         raise ConfigError(
             f"{place}: has a password in it, and without fleet.secret_key any account of this "
@@ -178,7 +181,7 @@ def _check(daemon: Config, fleet: Fleet, place: str) -> None:
             "fleet.secret_key and fleet.authorized_keys (make keys with: streamer keys)"
         )
     for camera in daemon.cameras:
-        check_secret(camera, fleet, place=f"{place}: cameras.{camera.name}.url")
+        check_camera(camera, fleet, place=f"{place}: cameras.{camera.name}.url")
     for key in ("secret_key", "authorized_keys", "measured", "folder"):
         name = getattr(fleet, key)
         if name and not Path(name).is_absolute():

@@ -251,6 +251,25 @@ def test_a_fleet_that_is_restarted_leaves_everything_where_it_is() -> None:
     )
 
 
+def test_a_fleet_that_was_stopped_has_lost_nothing_when_it_is_back() -> None:
+    """Its nodes are known, and are given nothing before they are heard of."""
+    world = World.of(config(*CAMERAS))
+    world.join("a", "b")
+    world.pass_s(8)
+    world.controller.stop_all()
+    world.pass_s(3)
+    assert world.controller.idle
+
+    again = World.of(config(*CAMERAS), world.saved[-1], now_s=world.now_s + 100)
+    again.pass_s(2)
+    again.nodes = {name: Node(name, run="2") for name in "ab"}
+    again.pass_s(3)
+
+    assert again.places() == {"a": 2, "b": 2}
+    assert again.controller.take_lost() == []
+    assert again.controller.counts.losses == 0
+
+
 def test_after_a_restart_a_silent_node_is_waited_for_as_long_as_its_lease_may_run() -> None:
     """The last lease was a long one, for the restart."""
     world = World.of(config(*CAMERAS))
@@ -382,7 +401,7 @@ def test_cameras_come_and_go() -> None:
     again.controller.remove("new")
     again.pass_s(3)
     assert world.nodes["a"].holding == set(CAMERAS)
-    wrongs: tuple[Callable[[], None], ...] = (
+    wrongs: tuple[Callable[[], object], ...] = (
         lambda: again.controller.add(Camera(name="c1", url="x"), Need()),
         lambda: again.controller.restore("c1"),
         lambda: again.controller.remove("nobody"),
@@ -391,6 +410,30 @@ def test_cameras_come_and_go() -> None:
     for wrong in wrongs:
         with pytest.raises(StreamerError):
             wrong()
+
+
+def test_a_name_that_was_mistyped_is_guessed() -> None:
+    """And what was done already is told apart from what cannot be done."""
+    world = World.of(config("lobby", "gate"))
+    world.join("hall", "yard")
+    world.pass_s(8)
+    controller = world.controller
+    with pytest.raises(StreamerError, match=r"did you mean hall\?$"):
+        controller.drain("hal")
+    with pytest.raises(StreamerError, match="there are: hall, yard"):
+        controller.drain("10.0.0.1")
+    with pytest.raises(StreamerError, match=r"did you mean lobby\?"):
+        controller.remove("loby")
+    controller.remove("lobby")
+    with pytest.raises(StreamerError, match="was removed already"):
+        controller.remove("lobby")
+    with pytest.raises(StreamerError, match=r"did you mean lobby\?"):
+        controller.restore("loby")
+    with pytest.raises(StreamerError, match="needs its --url"):
+        controller.restore("dock")
+    assert [controller.drain("hall", back=back) for back in (True, False, False, True)] == [
+        *(False, True, False, True)
+    ]
 
 
 def test_a_change_is_told_of_the_cameras_that_it_changes() -> None:

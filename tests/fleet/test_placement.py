@@ -226,7 +226,11 @@ def test_load_follows_capacity() -> None:
             [Node(name="n", capacity=9, labels={"site": "east"})],
             "no node has site = east and a GPU",
         ),
-        (Camera(name="c"), [Node(name="n", capacity=9, draining=True)], "being drained: n"),
+        (
+            Camera(name="c"),
+            [Node(name="n", capacity=9, draining=True)],
+            "every node it may be on is being drained: n",
+        ),
         (
             Camera(name="c", cost=20),
             [Node(name="n", capacity=16)],

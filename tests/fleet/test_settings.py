@@ -53,6 +53,7 @@ def test_the_example_has_every_key_with_its_default() -> None:
         ('[fleet]\nsecret_key = "/a"', "needed together"),
         ('[fleet]\nmeasured = "bench.json"', "give the whole path"),
         ("[fleet]\nlease_s = 0.1", "lease_s"),
+        ('[fleet]\n[[cameras]]\nname = "x"\nurl = "rtps://host/"', "rtps:// is not known"),
         ("[fleet.cameras.garden]\ncost = 2.0", "there is no such camera"),
         (f'[fleet]\nfolder = "/{"x" * 120}"', "too long for a socket"),
     ],
