@@ -53,6 +53,7 @@ def open_source(
     continuity: Continuity | None = None,
     on_discard: Callable[[DiscardReason], None] = lambda _reason: None,
     wanted_s: Callable[[], float] = lambda: float("-inf"),
+    on_passed: Callable[[Times], None] = lambda _times: None,
 ) -> MediaSource:
     """Open a camera, a device or a file.
 
@@ -65,6 +66,8 @@ def open_source(
         on_discard: told of each picture that is thrown away.
         wanted_s: tells the media time from which on a picture is wanted, seconds; earlier ones are
             decoded a little later, together, see ``streamer.burst``.
+        on_passed: told of each picture that was not wanted when a later one was there already; it
+            has its number, and is not given out.
 
     Raises:
         SourceError: with the typed reason; its text is free of credentials.
@@ -87,6 +90,7 @@ def open_source(
         continuity=continuity or Continuity(),
         on_discard=on_discard,
         wanted_s=wanted_s,
+        on_passed=on_passed,
     )
 
 
@@ -110,6 +114,7 @@ class MediaSource:
         continuity: Continuity,
         on_discard: Callable[[DiscardReason], None],
         wanted_s: Callable[[], float],
+        on_passed: Callable[[Times], None],
     ) -> None:
         self._options = options
         self._clock = clock
@@ -117,6 +122,7 @@ class MediaSource:
         self._continuity = continuity
         self._on_discard = on_discard
         self._wanted_s = wanted_s
+        self._on_passed = on_passed
         kind, container, stream = opened
         self.info = _info(kind, container, stream, options)
         self._packets: Iterator[Packet[VideoStream]] = iter(())
@@ -133,7 +139,7 @@ class MediaSource:
         self._pacer = Pacer()
 
     def read(self) -> Frame:
-        """Return the next clean frame.
+        """Return the next clean frame that is wanted, or the last of those that came together.
 
         Raises:
             SourceError: when the stream failed, stalled or ended, or the interrupt was set; the
@@ -144,8 +150,14 @@ class MediaSource:
                 raise self._error(SourceReason.STOPPED, "asked to stop")
             while self._decoded:
                 picture = self._decoded.popleft()
-                if self._is_clean(picture):
-                    return self._frame(picture)
+                if not self._is_clean(picture):
+                    continue
+                times = self._burst.times_of(picture.pts)
+                if times is not None and self._decoded and times.media_s < self._wanted_s():
+                    self._count(times)
+                    self._on_passed(times)
+                    continue
+                return self._frame(picture, times or self._times(picture.time))
             self._take(self._next_packet())
 
     def close(self) -> None:
@@ -259,8 +271,11 @@ class MediaSource:
         pts, key_pts = picture.pts, self._key_pts
         return pts is not None and key_pts is not None and pts >= key_pts
 
-    def _frame(self, decoded: VideoFrame) -> Frame:
-        times = self._burst.times_of(decoded.pts) or self._times(decoded.time)
+    def _count(self, times: Times) -> None:
+        self._continuity.seq += 1
+        self._continuity.media_s = times.media_s
+
+    def _frame(self, decoded: VideoFrame, times: Times) -> Frame:
         picture = Upright(decoded)
         try:
             luma_HW = picture.luma()
@@ -269,8 +284,7 @@ class MediaSource:
                 SourceReason.CODEC_UNSUPPORTED,
                 f"pictures of the format {decoded.format.name} cannot be read",
             ) from None
-        self._continuity.seq += 1
-        self._continuity.media_s = times.media_s
+        self._count(times)
         return Frame(
             camera=self._options.camera,
             seq=self._continuity.seq,

@@ -16,6 +16,7 @@ from streamer.timeline import FrameRate
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from streamer.burst import Times
     from streamer.mailbox import Mailbox
     from streamer.source import CaptureOptions, DiscardReason, SourceInfo
     from streamer.stages import Clock
@@ -61,6 +62,7 @@ class Opener(Protocol):
         continuity: Continuity | None,
         on_discard: Callable[[DiscardReason], None],
         wanted_s: Callable[[], float],
+        on_passed: Callable[[Times], None],
     ) -> OpenedSource:
         """Open a source or raise SourceError."""
         ...
@@ -69,16 +71,16 @@ class Opener(Protocol):
 class FeedObserver(Protocol):
     """What becomes of a camera, told from its thread: where metrics and events hang on.
 
-    Captured = analysed + dropped + in flight: each captured frame is dropped by the feed, or waits
-    in the mailbox, or was taken from it.
+    Captured = analysed + dropped + in flight: each captured frame is passed over, or dropped by the
+    feed, or waits in the mailbox, or was taken from it.
     """
 
     def captured(self) -> None:
-        """A clean frame was decoded; it goes into the mailbox."""
+        """A clean frame was decoded."""
         ...
 
     def dropped(self, reason: DropReason) -> None:
-        """A captured frame left the mailbox without being taken."""
+        """A captured frame will not be analysed: a later one was there first."""
         ...
 
     def discarded(self, reason: DiscardReason) -> None:
@@ -252,6 +254,7 @@ class CameraFeed:
                 continuity=self._continuity,
                 on_discard=self._observer.discarded,
                 wanted_s=lambda: self._mailbox.due_s,
+                on_passed=self._passed,
             )
             self._progress_ns = self._clock.monotonic_ns()
             first = source.read()
@@ -270,10 +273,18 @@ class CameraFeed:
             if source is not None:
                 source.close()
 
-    def _deliver(self, frame: Frame) -> None:
-        self._progress_ns = frame.monotonic_ns
-        self._rate.tick(frame.monotonic_ns)
+    def _passed(self, times: Times) -> None:
+        """Count a picture that no frame was made of: most cameras send more than is analysed."""
+        self._captured(times.arrival_ns)
+        self._observer.dropped(self._mailbox.passed(times.media_s))
+
+    def _captured(self, arrival_ns: int) -> None:
+        self._progress_ns = arrival_ns
+        self._rate.tick(arrival_ns)
         self._observer.captured()
+
+    def _deliver(self, frame: Frame) -> None:
+        self._captured(frame.monotonic_ns)
         self._mailbox.patient = not self._keeps_up
         displaced = self._mailbox.put(frame)
         if displaced is not None:

@@ -49,14 +49,17 @@ class Mailbox:
         would have been due if frames had not been put off.
         """
         with self._ready:
-            reason, before = None, self._frame
-            if before is not None:
-                wanted = before.media_s >= self.due_s - self.put_off_s
-                reason = DropReason.OVERLOAD if wanted else DropReason.SUPERSEDED
+            before = self._frame
+            reason = None if before is None else self.passed(before.media_s)
             self._frame = frame
             if self.due:
                 self._ready.notify_all()
         return reason
+
+    def passed(self, media_s: float) -> DropReason:
+        """Return why a frame of that media time, seconds, is not analysed once a later one came."""
+        wanted = media_s >= self.due_s - self.put_off_s
+        return DropReason.OVERLOAD if wanted else DropReason.SUPERSEDED
 
     def take(self) -> Frame | None:
         """Take the newest frame, None if there is none; each frame is given out once."""

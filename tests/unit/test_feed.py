@@ -21,6 +21,7 @@ from streamer.types import Frame
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from streamer.burst import Times
     from streamer.metrics import DropReason
     from streamer.source import DiscardReason
     from streamer.stages import Clock
@@ -105,6 +106,7 @@ class Script:
         continuity: Continuity | None,
         on_discard: Callable[[DiscardReason], None],  # noqa: ARG002
         wanted_s: Callable[[], float],  # noqa: ARG002
+        on_passed: Callable[[Times], None],  # noqa: ARG002
     ) -> ScriptedSource:
         """Play the next act."""
         assert interrupt is not None
