@@ -60,20 +60,21 @@ class Cluster:
         """Where the head listens."""
         return f"127.0.0.1:{self.port}"
 
-    def start_head(self) -> None:
-        """Start the head, or start it again with what it knew; no camera runs on it."""
+    def start_head(self, *, cpus: int = 0) -> None:
+        """Start the head, or start it again with what it knew; without a CPU it gets no camera."""
         # a head alone on its machine finds nobody there who still names its address
         (self.temporary / "ray_current_cluster").unlink(missing_ok=True)
         self._begin(
             "head",
-            *("--head", f"--port={self.port}", "--num-cpus=0", "--include-dashboard=false"),
+            *("--head", f"--port={self.port}", f"--num-cpus={cpus}", "--include-dashboard=false"),
             *(f"--ray-client-server-port={free_port()}", f"--temp-dir={self.temporary}"),
         )
 
-    def start(self, name: str, **labels: str) -> None:
-        """Start a node with one core to give."""
+    def start(self, name: str, *, gpus: int = 0, **labels: str) -> None:
+        """Start a node with one core to give, and as many GPUs as it is to claim."""
         pairs = ",".join(f"{key}={value}" for key, value in {"name": name, **labels}.items())
-        self._begin(name, f"--address={self.address}", "--num-cpus=1", f"--labels={pairs}")
+        has = ("--num-cpus=1", f"--num-gpus={gpus}")
+        self._begin(name, f"--address={self.address}", *has, f"--labels={pairs}")
 
     def _begin(self, name: str, *options: str) -> None:
         """Start a node and wait until it is there; Ray gives up after 30 s on a busy machine."""
