@@ -10,28 +10,28 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from streamer import __version__
-from streamer.errors import ConfigError, StreamerError
+from streamer.errors import StreamerError
 from streamer.fleet.echoes import Echoes
 from streamer.fleet.link import Orders, packed
 from streamer.fleet.member import Member
 from streamer.fleet.metrics import Lost
-from streamer.fleet.placement import Camera, Node, Placement, place
-from streamer.fleet.settings import Need
-from streamer.fleet.state import Added, Held, State
+from streamer.fleet.placement import Node, place
+from streamer.fleet.roster import Roster, meant
+from streamer.fleet.state import Held, State
 from streamer.fleet.status import CameraStatus, NodeStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from streamer import config as configuration
     from streamer.fleet.link import About, Beat
-    from streamer.fleet.settings import FleetConfig
+    from streamer.fleet.placement import Camera, Placement
+    from streamer.fleet.settings import FleetConfig, Need
 
 __all__ = ["Controller", "Counts"]
 
@@ -79,14 +79,12 @@ class Controller:
     ) -> None:
         self.counts = Counts()
         self.placed: tuple[list[Camera], list[Node], Placement] | None = None
-        self._config = config
+        self._roster = Roster(config, added=state.added, removed=state.removed)
         self._save = save
         self._saved = state
         self._version = state.version
         self._lease_s = config.fleet.lease_s
         self._homes = dict(state.homes)
-        self._added = list(state.added)
-        self._removed = set(state.removed)
         self._draining = set(state.draining)
         self._waiting: dict[str, str] = {}
         ends_s = now_s + max(state.lease_s, config.fleet.lease_s) + 1.0
@@ -103,9 +101,6 @@ class Controller:
         self._expected = 0
         self._stopping = False
         self._asked: tuple[list[Node], dict[str, Camera]] | None = None
-        self._needs: dict[str, Camera] = {}
-        self._cameras: dict[str, configuration.Camera] = {}
-        self._list()
 
     # What the nodes say, and what time does
 
@@ -174,7 +169,7 @@ class Controller:
         Raises:
             StreamerError: if that cannot be kept; they stay short then.
         """
-        short_s, self._lease_s = self._lease_s, self._config.fleet.handover_s
+        short_s, self._lease_s = self._lease_s, self._roster.config.fleet.handover_s
         try:
             self._keep()
         except StreamerError:
@@ -211,11 +206,11 @@ class Controller:
 
     def _place(self, now_s: float) -> None:
         nodes = [self._node(member, now_s) for member in self._named().values()]
-        asked = (nodes, self._needs)
+        asked = (nodes, self._roster.needs)
         if asked == self._asked or self._stopping:
             return  # placing again what was placed moves nothing
         before, self._asked = self._homes, asked
-        cameras = list(self._needs.values())
+        cameras = list(self._roster.needs.values())
         begun_s = time.perf_counter()
         placed = place(cameras, nodes, before)
         self.counts.placings_s.append(time.perf_counter() - begun_s)
@@ -236,7 +231,7 @@ class Controller:
 
     def _node(self, member: Member, now_s: float) -> Node:
         about = member.about
-        capacity = self._config.fleet.capacity if about.capacity is None else about.capacity
+        capacity = self._roster.config.fleet.capacity if about.capacity is None else about.capacity
         if not 0.0 <= capacity < math.inf:  # another machine says so
             capacity = 0.0
         usable = about.version == __version__ and member.fit(now_s)
@@ -257,14 +252,16 @@ class Controller:
         for name, home in self._eased(named).items():
             target = named.get(home)
             if target is not None and all(one is target for one in holders.get(name, ())):
-                shares.setdefault(home, []).append(self._cameras[name])
+                shares.setdefault(home, []).append(self._roster.cameras[name])
         for member in self._members.values():
             mine = named.get(member.about.name) is member and not self._stopping
             cameras = tuple(shares.get(member.about.name, ())) if mine else ()
             if member.beat is None:  # of an earlier run of the fleet: it may be gone
                 cameras = tuple(one for one in cameras if one.name in member.may_hold)
             config = (
-                msgspec.structs.replace(self._config.daemon, cameras=cameras) if cameras else None
+                msgspec.structs.replace(self._roster.config.daemon, cameras=cameras)
+                if cameras
+                else None
             )
             if member.share is None or member.share.config != config:
                 self._version += 1
@@ -286,7 +283,9 @@ class Controller:
         A start takes seconds, in which nobody would read them; one camera goes ahead, since a
         daemon needs one.
         """
-        homes = {camera: home for camera, home in self._homes.items() if camera in self._cameras}
+        homes = {
+            camera: home for camera, home in self._homes.items() if camera in self._roster.cameras
+        }
         coming: dict[str, list[str]] = {}
         sharing = {
             camera: member.about.name
@@ -329,8 +328,8 @@ class Controller:
                 node: Held(about=member.about, cameras=sorted(member.may_hold))
                 for node, member in self._members.items()
             },
-            added=self._added,
-            removed=sorted(self._removed),
+            added=self._roster.added,
+            removed=self._roster.removed,
             draining=sorted(self._draining),
         )
         if state != self._saved:
@@ -340,64 +339,27 @@ class Controller:
     # What people say
 
     def reload(self, config: FleetConfig) -> None:
-        """Take a configuration that was read again.
-
-        Raises:
-            ConfigError: if it changes what cannot change while the fleet runs.
-        """
-        old = self._config
-        for table in ("publish", "http", "log"):
-            if getattr(old.daemon, table) != getattr(config.daemon, table):
-                raise ConfigError(f"[{table}] cannot change while running; restart the fleet")
-        fixed = msgspec.structs.replace(
-            config.fleet, cameras=old.fleet.cameras, capacity=old.fleet.capacity
-        )
-        if fixed != old.fleet:
-            raise ConfigError(
-                "[fleet]: only cameras and capacity can change while running; restart the fleet"
-            )
-        self._config = config
-        self._list()
+        """Take a configuration that was read again; see ``Roster``."""
+        self._roster.reload(config)
+        self._forget()
 
     def add(self, camera: configuration.Camera, need: Need) -> None:
-        """Take one more camera.
-
-        Raises:
-            StreamerError: if there is one of that name.
-        """
-        if camera.name in self._cameras:
-            raise StreamerError(f"{camera.name}: there is a camera of that name; remove it first")
-        self._added.append(Added(camera=camera, need=need))
-        self._list()
+        """Take one more camera; see ``Roster``."""
+        self._roster.add(camera, need)
 
     def restore(self, name: str) -> None:
-        """Run a camera of the configuration again that was removed.
-
-        Raises:
-            StreamerError: if there is none.
-        """
-        if name not in self._removed:
-            hint = _meant(name, self._removed) or "a new one needs its --url"
-            raise StreamerError(f"{name}: no camera of that name was removed; {hint}")
-        self._removed.discard(name)
-        self._list()
+        """Run a camera of the configuration again that was removed; see ``Roster``."""
+        self._roster.restore(name)
 
     def remove(self, name: str) -> None:
-        """Run a camera no more.
+        """Run a camera no more; see ``Roster``."""
+        self._roster.remove(name)
+        self._forget()
 
-        Raises:
-            StreamerError: if there is none of that name.
-        """
-        if name not in self._cameras:
-            if name in self._removed:
-                raise StreamerError(f"{name}: was removed already")
-            hint = _meant(name, self._cameras) or "`streamer fleet status --json` lists them"
-            raise StreamerError(f"{name}: there is no camera of that name; {hint}")
-        if any(one.camera.name == name for one in self._added):
-            self._added = [one for one in self._added if one.camera.name != name]
-        else:
-            self._removed.add(name)
-        self._list()
+    def _forget(self) -> None:
+        """Wait no more for cameras that are not to run."""
+        cameras = self._roster.cameras
+        self._orphans = {c: one for c, one in self._orphans.items() if c in cameras}
 
     def drain(self, name: str, *, back: bool = False) -> bool:
         """Empty a node and give it nothing more, or take it back; False if it was so already.
@@ -407,38 +369,19 @@ class Controller:
         """
         known = {member.about.name for member in self._members.values()} | self._draining
         if name not in known:
-            hint = _meant(name, known) or f"there are: {', '.join(sorted(known)) or 'none yet'}"
+            hint = meant(name, known) or f"there are: {', '.join(sorted(known)) or 'none yet'}"
             raise StreamerError(f"{name}: there is no node of that name; {hint}")
         if back != (name in self._draining):
             return False
         (self._draining.discard if back else self._draining.add)(name)
         return True
 
-    def _list(self) -> None:
-        """List the cameras that are to run, and what each needs."""
-        config, fleet = self._config.daemon, self._config.fleet
-        configured = {camera.name: camera for camera in config.cameras}
-        self._removed &= configured.keys()
-        self._added = [one for one in self._added if one.camera.name not in configured]
-        self._cameras = {
-            **{name: one for name, one in configured.items() if name not in self._removed},
-            **{one.camera.name: one.camera for one in self._added},
-        }
-        self._orphans = {c: one for c, one in self._orphans.items() if c in self._cameras}
-        needs = {**fleet.cameras, **{one.camera.name: one.need for one in self._added}}
-        self._needs = {}
-        for name in self._cameras:
-            need = needs.get(name, Need())
-            self._needs[name] = Camera(
-                name=name, cost=need.cost, needs=dict(need.needs), gpu=need.gpu
-            )
-
     # What others ask
 
     @property
     def cameras(self) -> Sequence[str]:
         """The names of all that are to run."""
-        return tuple(self._cameras)
+        return tuple(self._roster.cameras)
 
     @property
     def places(self) -> dict[str, About]:
@@ -466,7 +409,7 @@ class Controller:
                     state=self._node_state(member, named, now_s),
                     daemon="unknown" if beat is None else beat.daemon,
                     cameras=here,
-                    load=sum(self._needs[c].cost for c in here if c in self._needs),
+                    load=sum(self._roster.needs[c].cost for c in here if c in self._roster.needs),
                     capacity=node.capacity,
                     labels=about.labels,
                     gpu=about.gpu,
@@ -492,7 +435,7 @@ class Controller:
     def camera_states(self) -> list[CameraStatus]:
         """Tell about every camera."""
         holders = self._holders()
-        return [self._camera_state(name, holders.get(name, [])) for name in self._cameras]
+        return [self._camera_state(name, holders.get(name, [])) for name in self._roster.cameras]
 
     def _camera_state(self, name: str, holders: list[Member]) -> CameraStatus:
         home = self._homes.get(name, "")
@@ -508,11 +451,5 @@ class Controller:
         beat = owner.beat
         if beat is not None and name in beat.refused:
             return CameraStatus(name=name, node=home, state="refused", reason=beat.refused[name])
-        state = "running" if owner.runs(self._cameras[name]) else "starting"
+        state = "running" if owner.runs(self._roster.cameras[name]) else "starting"
         return CameraStatus(name=name, node=home, state=state)
-
-
-def _meant(name: str, known: Iterable[str]) -> str:
-    """Return a question about a name that was mistyped; empty where there is none like it."""
-    close = get_close_matches(name, known)
-    return f"did you mean {' or '.join(close)}?" if close else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -102,7 +103,11 @@ class World:
     def of(wanted: FleetConfig, state: State | None = None, now_s: float = 100.0) -> World:
         """Return a world with a controller alone."""
         saved: list[State] = []
-        controller = Controller(wanted, state=state or State(), save=saved.append, now_s=now_s)
+
+        def save(state: State) -> None:  # as it is now, as a file has it
+            saved.append(deepcopy(state))
+
+        controller = Controller(wanted, state=state or State(), save=save, now_s=now_s)
         return World(controller, saved, now_s=now_s)
 
     def join(self, *names: str) -> None:
@@ -410,6 +415,16 @@ def test_cameras_come_and_go() -> None:
     for wrong in wrongs:
         with pytest.raises(StreamerError):
             wrong()
+
+
+def test_a_camera_that_has_to_wait_is_remembered() -> None:
+    """Though nothing moves when it is added."""
+    world = World.of(config(*CAMERAS))
+    world.join("a")
+    world.pass_s(8)
+    world.controller.add(Camera(name="new", url="rtsp://host/new"), Need(needs={"site": "nowhere"}))
+    world.pass_s(1)
+    assert [one.camera.name for one in world.saved[-1].added] == ["new"]
 
 
 def test_a_name_that_was_mistyped_is_guessed() -> None:
