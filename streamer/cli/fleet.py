@@ -153,6 +153,7 @@ def simulate(
     import msgspec
     from rich.console import Console
 
+    from streamer.fleet import forecast
     from streamer.fleet import simulate as simulated
 
     if any(size <= 0 for size in capacity or ()):
@@ -163,12 +164,12 @@ def simulate(
         capacities=capacity or simulated.CAPACITIES,
         hours=hours,
         seed=seed,
-        unrest=simulated.Unrest.of(nodes, unrest),
+        unrest=forecast.Unrest.of(nodes, unrest),
     )
     if json:
         typer.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
         return
-    for table in simulated.tables(found):
+    for table in forecast.tables(found):
         Console().print(table)
 
 

@@ -9,7 +9,8 @@ import sys
 import msgspec
 import pytest
 
-from streamer.fleet.simulate import Report, Span, Times, Unrest, simulate
+from streamer.fleet.forecast import Report, Span, Times, Unrest
+from streamer.fleet.simulate import simulate
 
 CALM = Unrest(failures=0, switches=0, crashes=0, drains=0, joins=0, cameras=0)
 
