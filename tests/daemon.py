@@ -59,6 +59,17 @@ class DaemonProcess:
     publish: str = ""
 
     def __enter__(self) -> Self:
+        config = self.configure()
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "streamer", "run", "--config", str(config)],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        return self
+
+    def configure(self) -> Path:
+        """Write the configuration and return where it is."""
         events, snapshot, http = self.ports
         config = self.folder / "streamer.toml"
         config.write_text(
@@ -68,13 +79,7 @@ class DaemonProcess:
             f'[http]\nbind = "127.0.0.1:{http}"\n'
         )
         config.chmod(0o600)
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "streamer", "run", "--config", str(config)],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        return self
+        return config
 
     def __exit__(
         self,

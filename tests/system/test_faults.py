@@ -234,8 +234,7 @@ def test_a_file_cut_short_and_a_device_that_is_gone_stop_nobody(
 ) -> None:
     """A looped file that is truncated goes offline with a reason and comes back when it is whole.
 
-    A device that was pulled out is asked for again and again. (No kernel of a test machine has a
-    video device to pull: its place in /dev is what is missing here, as after the pull.)
+    A device that was never there is asked for again and again; `test_video_device.py` pulls one.
     """
     whole = shared / "video" / "single_face.mp4"
     cut = tmp_path / "cut.mp4"
