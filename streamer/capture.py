@@ -355,8 +355,8 @@ def _detached(packet: Packet[VideoStream]) -> Packet[VideoStream]:
     """Copy a device's packet: its bytes are the driver's, and raw pictures are those bytes.
 
     Closing the device unmaps them, while the analysis or the live page may still look at a picture:
-    the process would end with SIGSEGV as a camera is unplugged (seen with the driver vivid). A copy
-    also gives the driver its buffer back at once.
+    reading it is SIGSEGV then (seen with the driver vivid). A copy also gives the driver its buffer
+    back at once.
     """
     copy: Packet[VideoStream] = av.Packet(packet.size)  # type: ignore[assignment]
     copy.update(memoryview(packet))  # type: ignore[arg-type]
