@@ -42,9 +42,12 @@ __all__ = [
 ]
 
 _POLL_MS = 500  # an idle loop still shows progress twice a second, well within any watchdog
+_LOOK_MS = 100  # between two looks at the comings and goings of peers while events flow
 _REQUESTS_A_ROUND = 32  # a flood of requests waits while events go out
 _ROUTER_HWM = 64  # requests and replies a peer may have waiting; more are dropped by libzmq
 _INCOMING_LIMIT = 4096  # bytes; the longest honest message is a subscription to one topic
+_NOW = int(zmq.NOBLOCK)  # as numbers: the library's enums cost more than the sending
+_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 UNKNOWN_REQUEST = b'{"error":"unknown request; send: snapshot"}'
 
 
@@ -271,27 +274,34 @@ class _Loop:
     def run(self) -> None:
         """Go round until asked to stop and nothing waits; then close everything."""
         show_name()
-        poller = zmq.Poller()
-        poller.register(self._wake, zmq.POLLIN)
-        poller.register(self._router, zmq.POLLIN)
+        quick, full = zmq.Poller(), zmq.Poller()
+        for poller in (quick, full):
+            poller.register(self._wake, zmq.POLLIN)
+            poller.register(self._router, zmq.POLLIN)
         # Never readable, but libzmq takes in new and lost subscribers as a socket is used: without
         # this, an idle daemon keeps what each of them sent until there is an event (12 kB a visit).
         # Polled, and not asked for its events: that holds the interpreter's lock, and a flood of
         # subscriptions (60,000 take seconds) would stop all cameras.
-        poller.register(self._stream, zmq.POLLIN)
+        full.register(self._stream, zmq.POLLIN)
         for peers in self._peers:
-            poller.register(peers.monitor.socket, zmq.POLLIN)
+            full.register(peers.monitor.socket, zmq.POLLIN)
+        looked_ns, sent = 0, False
         try:
             while True:
                 stopping = self._stopping.is_set()  # asked before sending: all that waits goes
-                ready = dict(poller.poll(0 if stopping else _POLL_MS))
+                # A look at all sockets costs more than an event: ten a second are enough of them.
+                look = not sent or self.last_progress_ns - looked_ns > _LOOK_MS * 1_000_000
+                patience_ms = 0 if stopping else _POLL_MS if look else _LOOK_MS
+                ready = dict((full if look else quick).poll(patience_ms))
                 self.last_progress_ns = self._clock.monotonic_ns()
                 if self._wake.fileno() in ready:
-                    _empty(self._wake)
-                self._send_waiting()
+                    self._wake.recv(4096)  # what is left of more wakes once more
+                sent = self._send_waiting()
                 if self._router in ready:
                     self._answer()
-                self._watch_connections()
+                if look:
+                    looked_ns = self.last_progress_ns
+                    self._watch_connections()
                 if stopping:
                     break
         finally:
@@ -300,14 +310,17 @@ class _Loop:
             self._close_sockets(linger_ms=round(self._options.linger_s * 1e3))
             self._wake.close()
 
-    def _send_waiting(self) -> None:
+    def _send_waiting(self) -> bool:
+        """Send what waits; tell whether anything did."""
         waiting = self._outbox.take()
         for numbered in waiting:
             now_ns = self._clock.monotonic_ns()
             body = numbered.encode(time_ns=self._clock.time_ns(), monotonic_ns=now_ns)
-            self._stream.send_multipart((numbered.topic.encode(), body), zmq.NOBLOCK)
+            self._stream.send(numbered.topic.encode(), _MORE)
+            self._stream.send(body, _NOW)
             self._observer.published(numbered.event.type, numbered.latency_s(now_ns))
         self._outbox.done()
+        return bool(waiting)
 
     def _answer(self) -> None:
         snapshot: bytes | None = None  # one serves all requests of a round
@@ -404,11 +417,3 @@ def is_snapshot_request(body: list[bytes]) -> bool:
         return bool(json.loads(body[0]) == {"request": "snapshot"})
     except (ValueError, RecursionError):
         return False
-
-
-def _empty(wake: socket.socket) -> None:
-    try:
-        while wake.recv(4096):
-            pass
-    except BlockingIOError:
-        return
