@@ -126,8 +126,11 @@ def test_what_is_copied_and_installed_exists() -> None:
                 assert (ROOT / source).exists(), source
                 assert source in let_through, source
         elif word == "RUN" and "pip install" in rest:
-            for wanted in re.findall(r"'\.\[([\w,]+)\]'", rest):
-                assert set(wanted.split(",")) <= set(extras)
+            for wanted in re.findall(r"\.\[([^]]+)\]", rest):
+                name = wanted.removeprefix("$")  # an argument stands for its default
+                assert (
+                    instruction_with(f"{name}=").split("=")[1] if "$" in wanted else name
+                ) in extras
             for lock in re.findall(r"-r (\S+)", rest):
                 assert (ROOT / lock).is_file()
                 assert "--require-hashes" in rest
@@ -245,8 +248,8 @@ def test_every_file_of_the_cluster_is_mounted() -> None:
 
 
 def instruction_with(text: str) -> str:
-    """Return the arguments of the ENV that sets something."""
-    (found,) = [rest for word, rest in dockerfile() if word == "ENV" and text in rest]
+    """Return the arguments of the ENV or ARG that sets something."""
+    (found,) = [rest for word, rest in dockerfile() if word in {"ARG", "ENV"} and text in rest]
     return found
 
 
@@ -277,6 +280,17 @@ def test_the_stack_is_whole() -> None:
     text = (DEPLOY / "README.md").read_text()
     for secret in COMPOSE["secrets"].values():
         assert secret["environment"] in text
+
+
+def test_one_image_serves_the_whole_stack() -> None:
+    """What runs our image runs the one that is built, on a GPU too; none is pulled."""
+    built = COMPOSE["services"]["streamer"]["image"]
+    sharing = {n for n, s in COMPOSE["services"].items() if s["image"] == built} - {"streamer"}
+    assert sharing == {"record", "mqtt"}
+    assert {COMPOSE["services"][name]["pull_policy"] for name in sharing} == {"never"}
+    cuda = yaml.safe_load((DEPLOY / "compose.cuda.yaml").read_text())["services"]
+    assert sharing < cuda.keys()
+    assert len({service["image"] for service in cuda.values()}) == 1
 
 
 def probe(*, port: int) -> int:
