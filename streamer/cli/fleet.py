@@ -109,6 +109,11 @@ def add(
         if "$.name" in text:
             text = "a camera's name has 1 to 64 of the characters a-z 0-9 _ -"
         raise ConfigError(f"{name}: {text}") from None
+    if camera is None and (need != Need() or credentials or loop):
+        raise ConfigError(
+            f"{name}: without --url it comes back as the configuration has it; leave out the other "
+            "options, or add a new camera with --url"
+        )
     _show(config, control.Add(name=name, camera=camera, need=need), json=json)
 
 

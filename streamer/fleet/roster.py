@@ -71,10 +71,15 @@ class Roster:
         """Take one more camera.
 
         Raises:
-            StreamerError: if there is one of that name.
+            StreamerError: if there is one of that name, or a removed one of the configuration.
         """
         if camera.name in self.cameras:
             raise StreamerError(f"{camera.name}: there is a camera of that name; remove it first")
+        if camera.name in self.removed:
+            raise StreamerError(
+                f"{camera.name}: is a camera of the configuration; add it without --url, or change "
+                "the file"
+            )
         self.added = [*self.added, Added(camera=camera, need=need)]
         self._list()
 

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
 from streamer import __version__
+from streamer.cli import app
 from streamer.config import Camera, Config
 from streamer.errors import ConfigError, StreamerError
 from streamer.fleet.controller import Controller
@@ -19,6 +21,7 @@ from streamer.fleet.state import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 LEASE_S = 6.0
 CAMERAS = ("c1", "c2", "c3", "c4")
@@ -415,6 +418,30 @@ def test_cameras_come_and_go() -> None:
     for wrong in wrongs:
         with pytest.raises(StreamerError):
             wrong()
+
+
+def test_a_removed_camera_of_the_configuration_gets_no_other_address() -> None:
+    """The configuration would win, and nothing would run: it is said, and nothing changes."""
+    world = World.of(config(*CAMERAS))
+    world.join("a")
+    world.controller.remove("c1")
+    with pytest.raises(StreamerError, match="without --url, or change the file"):
+        world.controller.add(Camera(name="c1", url="rtsp://host/other"), Need())
+    world.pass_s(8)
+    assert world.nodes["a"].holding == {"c2", "c3", "c4"}
+
+    world.controller.restore("c1")
+    world.pass_s(3)
+    assert world.nodes["a"].holding == set(CAMERAS)
+
+
+@pytest.mark.parametrize("options", [("--cost", "4"), ("--needs", "site=a"), ("--gpu",)])
+def test_what_would_be_ignored_is_refused(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """A camera that comes back is as the configuration has it."""
+    words = ["fleet", "add", "c1", "--config", str(tmp_path / "fleet.toml"), *options]
+    done = CliRunner().invoke(app, words)
+    assert isinstance(done.exception, ConfigError)
+    assert "without --url it comes back as the configuration has it" in str(done.exception)
 
 
 def test_a_camera_that_has_to_wait_is_remembered() -> None:
