@@ -90,7 +90,7 @@ class Numbered(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return _ENCODER.encode(
             Envelope(
                 specversion=SPECVERSION,
-                id=f"{self.epoch}-{data.TYPE}-{self.sequence}",
+                id=f"{self.epoch}-{self.topic}{self.sequence}",
                 source=self.source,
                 type=data.TYPE,
                 dataschema=data_schema(data.TYPE),
