@@ -20,24 +20,10 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 import zmq
 
-from streamer.envelope import (
-    Envelope,
-    Numbered,
-    Numbering,
-    data_schema,
-    source_of,
-    topic_of,
-)
+from streamer.envelope import Numbered, Numbering
 from streamer.errors import SourceReason, StreamerError
-from streamer.events import (
-    DATA_TYPES,
-    CameraOffline,
-    CameraOnline,
-    Event,
-    EventData,
-    Sighting,
-    rfc3339,
-)
+from streamer.events import CameraOffline, Event, rfc3339
+from streamer.fleet.ledger import Ledger, read_event, read_snapshot
 from streamer.publish import (
     UNKNOWN_REQUEST,
     PublishObserver,
@@ -45,12 +31,12 @@ from streamer.publish import (
     check_options,
     is_snapshot_request,
 )
-from streamer.snapshot import LastState, Snapshot
+from streamer.snapshot import Snapshot
 from streamer.sockets import Monitor, Peers, bind, connect, publishing_socket, subscribing_socket
 from streamer.threads import show_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from streamer.keys import KeyPair
     from streamer.publish import PublishOptions
@@ -68,12 +54,6 @@ _ROUTER_HWM: Final = 64
 _RECONNECT_MS: Final = 100  # a daemon that starts is nearly always heard from its first event on
 _ASK_S: Final = 0.5  # after a connection, until the daemon has taken note of the subscription
 _EVERYTHING: Final = b"\x01"  # a subscription to all topics, as it goes over an XSUB
-_RUNS: Final = 8
-"""Runs of a topic that are remembered, as in ``streamer.client``."""
-
-_ENVELOPE: Final = msgspec.json.Decoder(Envelope[msgspec.Raw])
-_DATA: Final = {data_schema(name): msgspec.json.Decoder(data) for name, data in DATA_TYPES.items()}
-_SNAPSHOT: Final = msgspec.json.Decoder(Snapshot)
 
 
 class Observer(PublishObserver, Protocol):
@@ -112,7 +92,16 @@ class _Route:
 
 @dataclass(slots=True, kw_only=True)
 class _Line:
-    """The connection to one node."""
+    """The connection to one node.
+
+    Attributes:
+        source: where its daemon publishes.
+        stream, monitor, request: the stream's socket and its monitor, the snapshot's socket.
+        ask_ns: when to ask for the snapshot; None: not at all.
+        asked: whether an answer is awaited.
+        recent: what went out since.
+        late: topic, run and number of what was sent late, and may yet come by itself.
+    """
 
     source: Source
     stream: Socket
@@ -121,6 +110,11 @@ class _Line:
     ask_ns: int | None = None
     asked: bool = False
     recent: deque[Numbered] = field(default_factory=lambda: deque(maxlen=_HWM))
+    late: set[tuple[str, str, int]] = field(default_factory=set)
+
+    def ask_soon(self, now_ns: int) -> None:
+        """Ask for the snapshot when the daemon has taken note of the subscription."""
+        self.ask_ns = now_ns + round(1e9 * _ASK_S)
 
 
 class Switchboard:
@@ -260,11 +254,7 @@ class _Loop:
         self._wake = wake
         self.last_progress_ns = clock.monotonic_ns()
         self._numbering = Numbering()
-        self._state = LastState()
-        self._runs: dict[str, dict[str, int]] = {}
-        self._owners: Mapping[str, str] = {}
-        self._cameras: frozenset[str] = frozenset()
-        self._former: dict[str, str] = {}
+        self._ledger = Ledger()
         self._lines: dict[str, _Line] = {}
         self._context: Context = zmq.Context()
         self._authenticator = None if own is None else authenticator(self._context, own[1])
@@ -356,20 +346,11 @@ class _Loop:
         for node, source in route.sources.items():
             if node not in self._lines:
                 self._lines[node] = self._call(source)
-        for camera, node in self._owners.items():
-            if route.owners.get(camera) != node:
-                self._former[camera] = node  # its last words may still be on their way
-        self._former = {c: node for c, node in self._former.items() if node in self._lines}
-        self._owners = route.owners
-        gone = self._cameras - route.cameras
-        if gone:
-            self._state.forget(gone)
-            self._runs = {
-                topic: runs
-                for topic, runs in self._runs.items()
-                if topic.split("/", 2)[1] not in gone
-            }
-        self._cameras = route.cameras
+        now_ns = self._clock.monotonic_ns()
+        for node in self._ledger.route(route.owners, route.cameras, frozenset(self._lines)):
+            # Its first word may have come before this order, and was refused: it is asked again.
+            if node in self._lines:
+                self._lines[node].ask_soon(now_ns)
 
     def _call(self, source: Source) -> _Line:
         stream, request = (
@@ -400,8 +381,7 @@ class _Loop:
     def _emit(self, event: Event) -> None:
         """Send an event of our own."""
         numbered = self._numbering.number(event)
-        if event.camera is None or event.camera in self._cameras:
-            self._state.apply(numbered)
+        self._ledger.say(numbered)
         self._send(numbered)
 
     def _send(self, numbered: Numbered) -> None:
@@ -419,35 +399,19 @@ class _Loop:
                 frames = line.stream.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            told = _read(frames, self._clock.monotonic_ns())
-            if told is None or not self._may(node, told.event.camera):
+            told = read_event(frames, self._clock.monotonic_ns())
+            if told is None or not self._ledger.may(node, told.event):
                 self._observer.refused()
                 continue
-            self._remember(told)
+            known = (told.topic, told.epoch, told.sequence)
+            if known in line.late:  # the snapshot had overtaken it
+                line.late.discard(known)
+                continue
+            self._ledger.sent(told)
             if line.asked:
                 line.recent.append(told)
             self._stream.send_multipart(frames, zmq.NOBLOCK)
             self._observer.published(told.event.type, None)
-
-    def _may(self, node: str, camera: str | None) -> bool:
-        if camera is None or self._owners.get(camera) == node:
-            if camera is not None:
-                self._former.pop(camera, None)
-            return True
-        return self._former.get(camera) == node
-
-    def _remember(self, told: Numbered) -> None:
-        self._count(told.topic, told.epoch, told.sequence)
-        if told.event.camera in self._cameras:  # no last words of one that was removed
-            self._state.apply(told)
-
-    def _count(self, topic: str, epoch: str, sequence: int) -> None:
-        """Remember how far a run of a topic is; the oldest runs are forgotten."""
-        runs = self._runs.setdefault(topic, {})
-        runs.pop(epoch, None)
-        runs[epoch] = sequence
-        if len(runs) > _RUNS:
-            del runs[next(iter(runs))]
 
     # What daemons said before
 
@@ -455,7 +419,7 @@ class _Loop:
         """Ask a daemon for its snapshot some time after each connection, and take the answer."""
         now_ns = self._clock.monotonic_ns()
         for _event in line.monitor.events():
-            line.ask_ns = now_ns + round(1e9 * _ASK_S)
+            line.ask_soon(now_ns)
         if line.ask_ns is not None and now_ns >= line.ask_ns:
             line.ask_ns, line.asked = None, True
             line.recent.clear()
@@ -465,21 +429,14 @@ class _Loop:
             self._take(node, line, line.request.recv(zmq.NOBLOCK), now_ns)
 
     def _take(self, node: str, line: _Line, reply: bytes, now_ns: int) -> None:
-        try:
-            snapshot = _SNAPSHOT.decode(reply)
-        except (ValueError, RecursionError):
+        snapshot = read_snapshot(reply)
+        if snapshot is None:
             return
-        mine = {camera for camera, owner in self._owners.items() if owner == node}
-        for told in _unheard(snapshot, mine):
-            if self._runs.get(told.topic, {}).get(told.epoch, 0) < told.sequence:
-                self._send(told)
-        self._state.seed(snapshot, mine, monotonic_ns=now_ns)
-        for topic, sequence in snapshot.sequences.items():
-            if self._runs.get(topic, {}).get(snapshot.epoch, 0) < sequence:
-                self._count(topic, snapshot.epoch, sequence)
-        for told in line.recent:
-            if told.sequence > snapshot.sequences.get(told.topic, 0):
-                self._state.apply(told)
+        late = self._ledger.unheard(node, snapshot)
+        line.late = {(told.topic, told.epoch, told.sequence) for told in late}
+        for told in late:
+            self._send(told)
+        self._ledger.seed(node, snapshot, list(line.recent), monotonic_ns=now_ns)
         line.recent.clear()
         line.asked = False
 
@@ -506,16 +463,16 @@ class _Loop:
             self._router.send_multipart([*frames[:head], reply], zmq.NOBLOCK)
 
     def _encode_snapshot(self) -> bytes:
-        cameras, tracks = self._state.copy(monotonic_ns=self._clock.monotonic_ns())
+        cameras, tracks = self._ledger.copy(monotonic_ns=self._clock.monotonic_ns())
         return msgspec.json.encode(
             Snapshot(
                 epoch=self._numbering.epoch,
                 time=rfc3339(self._clock.time_ns()),
                 sequences=self._numbering.sequences(),
-                daemon=self._state.daemon,
+                daemon=self._ledger.daemon,
                 cameras=cameras,
                 tracks=tracks,
-                epochs=self._runs,
+                epochs=self._ledger.runs,
             )
         )
 
@@ -541,61 +498,3 @@ class _Loop:
             self._authenticator.stop()
         self._context.term()
         self._wake.close()
-
-
-def _read(frames: list[bytes], now_ns: int) -> Numbered | None:
-    """Return what a daemon's message says; None if it is none of ours.
-
-    Args:
-        frames: topic and JSON.
-        now_ns: on the monotonic clock; samples are as old as they were when they were sent.
-    """
-    try:
-        topic, raw = frames
-        envelope = _ENVELOPE.decode(raw)
-        data = _DATA[envelope.dataschema].decode(envelope.data)
-        captured_ns = None
-        if isinstance(data, Sighting):
-            captured_ns = now_ns - round(1e6 * data.latency_ms)
-        return Numbered(
-            event=Event(data=data, captured_monotonic_ns=captured_ns),
-            epoch=envelope.epoch,
-            topic=topic.decode(),
-            source=envelope.source,
-            sequence=envelope.sequence,
-        )
-    except (ValueError, KeyError, RecursionError):
-        return None
-
-
-def _unheard(snapshot: Snapshot, cameras: set[str]) -> Iterator[Numbered]:
-    """Yield the events that a snapshot's states come from, with the numbers that they had.
-
-    A daemon opens its cameras as soon as it is up, at times before the connection to it is: its
-    subscribers would get readings of a camera that nobody called online.
-    """
-    told: list[EventData] = [] if snapshot.daemon is None else [snapshot.daemon]
-    for state in snapshot.cameras:
-        if state.camera in cameras and state.online:
-            told.append(
-                CameraOnline(
-                    camera=state.camera,
-                    reason=state.reason,
-                    width=state.width,
-                    height=state.height,
-                )
-            )
-        elif state.camera in cameras:
-            told.append(
-                CameraOffline(camera=state.camera, reason=state.reason, detail=state.detail)
-            )
-    for data in told:
-        event = Event(data=data)
-        topic = topic_of(data.TYPE, event.camera)
-        yield Numbered(
-            event=event,
-            epoch=snapshot.epoch,
-            topic=topic,
-            source=source_of(event.camera),
-            sequence=snapshot.sequences.get(topic, 0),
-        )
