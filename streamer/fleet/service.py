@@ -192,16 +192,15 @@ class Service:
             overrun += ["fleet"] * self._thread.is_alive()
         if self._hand is not None and not self._hand.stop(left_s(), end_agents=whole):
             overrun.append("hand")
-        for name, stop in (
-            ("control", self._control.stop),
-            ("switchboard", self._switchboard.stop),
-            ("web", self._web.stop),
-        ):
+        for name, stop in (("switchboard", self._switchboard.stop), ("web", self._web.stop)):
             if not stop(left_s()):
                 overrun.append(name)
         if self._post is not None and not overrun:
             self._post.close()
             self._context.term()
+        # Last: who typed `streamer fleet stop` takes the end of its socket for that of the fleet.
+        if not self._control.stop(left_s()):
+            overrun.append("control")
         return tuple(overrun)
 
     def reload(self) -> None:
@@ -349,6 +348,8 @@ class Service:
 
     def _ask(self, work: Callable[[], None]) -> None:
         """Have the loop do something, and wait; its StreamerError comes back."""
+        if self._ending.is_set():
+            raise StreamerError("the fleet is ending")
         try:
             self._later(work).result(_ASK_S)
         except Late:
@@ -374,7 +375,8 @@ class Service:
             said = _drained(request, changed=changed[0])
         elif isinstance(request, control.Stop):
             self._stop_asked.set()
-        self._ask(lambda: None)  # for a new status
+        if not self._ending.is_set():
+            self._ask(lambda: None)  # for a new status
         return control.Answer(status=self._status, said=said)
 
     def _add(self, request: control.Add) -> None:

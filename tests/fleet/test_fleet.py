@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import pytest
 
 from streamer import keys
 from streamer.client import Subscriber
+from streamer.fleet import control
 from tests.daemon import wait_for
 from tests.fleet.running import CAMERAS, Fleet
 from tests.fleet.witness import overlaps, seen
@@ -155,6 +157,22 @@ def test_a_fleet_and_its_agents_come_and_go(fleet: Fleet) -> None:
     assert overlaps(events) == []
     away = {event.camera for event in events if event.missing}
     assert away <= set(CAMERAS)  # what was sent while the fleet's process was away, and only that
+
+
+def test_when_the_fleet_has_ended_its_addresses_are_free(fleet: Fleet) -> None:
+    """The end of its socket is what `streamer fleet stop` waits for, and a start may follow it."""
+    path = fleet.place / "control"
+    control.ask(path, control.Stop())
+    while path.exists():  # without a pause: the addresses must be free at once
+        pass
+    for port in fleet.ports:
+        with socket.socket() as another:
+            another.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            another.bind(("127.0.0.1", port))
+            another.listen()
+    assert fleet.process is not None
+    assert fleet.process.wait(15) == 0
+    fleet.start()
 
 
 def test_with_keys_only_machines_of_the_fleet_are_heard(shared: Path, tmp_path: Path) -> None:
