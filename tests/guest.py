@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
 
-__all__ = ["Guest", "GuestDaemon", "debian_kernel", "guest_missing", "processor_runs_it"]
+__all__ = ["Guest", "GuestDaemon", "debian_kernel", "gather", "guest_missing", "processor_runs_it"]
 
 KERNEL = "linux-image-amd64"
 """Debian's kernel for any machine; the smaller one for clouds has no drivers of cameras."""
@@ -91,7 +91,8 @@ def debian_kernel(*drivers: str) -> Path:
     make this machine boot it, so it is only taken apart. Skips the test where it cannot be had.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    kernel = cache / "emotion-streamer" / "kernels" / "-".join(("debian", *drivers))
+    wanted = (*NEEDED, *drivers)
+    kernel = cache / "emotion-streamer" / "kernels" / "-".join(("debian", *wanted))
     if kernel.is_dir():
         return kernel
     kernel.parent.mkdir(parents=True, exist_ok=True)
@@ -101,17 +102,40 @@ def debian_kernel(*drivers: str) -> Path:
             _unpack(package, folder)
         made = folder / "made"
         made.mkdir()
-        modules = {path.stem.replace("-", "_"): path for path in folder.glob("lib/**/*.ko")}
-        order: dict[str, None] = {}
-        for driver in (*NEEDED, *drivers):
-            _with_needed(driver, modules, order)
-        for number, module in enumerate(order):
-            shutil.copy(modules[module], made / f"{number:02d}-{module}.ko")
-        (image,) = folder.glob("boot/vmlinuz-*")
-        (made / "vmlinux").write_bytes(_unpacked(image.read_bytes()))
-        shutil.copy(folder / "bin" / "busybox", made)
+        gather(folder, made, wanted)
         made.rename(kernel)
     return kernel
+
+
+def gather(tree: Path, made: Path, drivers: Iterable[str]) -> None:
+    """Copy what a guest needs out of packages that were taken apart.
+
+    Debian 13 has in usr/lib and usr/bin what Debian 12 has in lib and bin, and packs its modules.
+    Skips the test where a driver is neither a module nor in the kernel itself.
+
+    Args:
+        tree: the packages' files.
+        made: takes the kernel, its modules in the order of their loading, and busybox.
+        drivers: what is wanted, by the names of modules.
+    """
+    shelves = [tree / "lib" / "modules", tree / "usr" / "lib" / "modules"]
+    files = [path for shelf in shelves for path in shelf.rglob("*.ko*")]
+    modules = {_name(path): path for path in files if path.name.endswith((".ko", ".ko.xz"))}
+    lists = [path for shelf in shelves for path in shelf.glob("*/modules.builtin")]
+    inside = {_name(Path(line)) for path in lists for line in path.read_text().splitlines()}
+    order: dict[str, bytes] = {}
+    for driver in drivers:
+        _with_needed(driver, modules, inside, order)
+    for number, (module, content) in enumerate(order.items()):
+        (made / f"{number:02d}-{module}.ko").write_bytes(content)
+    (image,) = tree.glob("boot/vmlinuz-*")
+    (made / "vmlinux").write_bytes(_unpacked(image.read_bytes()))
+    (busybox,) = (*tree.glob("bin/busybox"), *tree.glob("usr/bin/busybox"))
+    shutil.copy(busybox, made)
+
+
+def _name(path: Path) -> str:
+    return path.name.partition(".")[0].replace("-", "_")
 
 
 def _newest(package: str) -> str:
@@ -144,19 +168,28 @@ def _unpack(package: str, folder: Path) -> None:
 
 
 def _unpacked(image: bytes) -> bytes:
-    """Return the kernel that an image would unpack: interpreted, that takes half of the boot."""
-    begin = image.index(b"\xfd7zXZ\0")  # the mark of xz, see tukaani.org/xz/xz-file-format.txt
-    return lzma.LZMADecompressor().decompress(image[begin:])
+    """Return the kernel that an image would unpack: interpreted, that takes half of the boot.
+
+    An image that is not packed with xz, as Debian 13's, is left to unpack itself.
+    """
+    begin = image.find(b"\xfd7zXZ\0")  # the mark of xz, see tukaani.org/xz/xz-file-format.txt
+    return image if begin < 0 else lzma.LZMADecompressor().decompress(image[begin:])
 
 
-def _with_needed(module: str, modules: dict[str, Path], order: dict[str, None]) -> None:
+def _with_needed(
+    module: str, modules: dict[str, Path], inside: set[str], order: dict[str, bytes]
+) -> None:
     """Append a module after those that it says it needs; what is in the kernel itself has none."""
-    if module in order or module not in modules:
+    if module in order or module in inside:
         return
-    needed = re.search(rb"\0depends=([^\0]*)\0", modules[module].read_bytes())
+    if module not in modules:
+        pytest.skip(f"Debian's kernel has no driver {module}, neither as a module nor in itself")
+    path = modules[module]
+    content = path.read_bytes() if path.suffix == ".ko" else lzma.decompress(path.read_bytes())
+    needed = re.search(rb"\0depends=([^\0]+)\0", content)
     for name in needed[1].decode().replace("-", "_").split(",") if needed else ():
-        _with_needed(name, modules, order)
-    order[module] = None
+        _with_needed(name, modules, inside, order)
+    order[module] = content
 
 
 def _archive(files: Iterable[tuple[str, int, bytes]]) -> bytes:
