@@ -43,7 +43,7 @@ OWNERS = {
         *("streamer.fleet.agent", "streamer.fleet.service"),
     },
     "onnxruntime": {"streamer.session"},
-    "ray": {"streamer.fleet.cluster"},
+    "ray": {"streamer.fleet.cluster", "training.cluster"},
     "mediapipe": {"streamer.detect.mediapipe"},
     "tensorrt": {"streamer.engine.tensorrt"},
     "tensorrt_rtx": {"streamer.engine.tensorrt"},

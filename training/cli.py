@@ -15,6 +15,7 @@ import typer
 
 from streamer.errors import StreamerError
 from training.cli_ablate import ablate
+from training.cli_cluster import cluster
 from training.cli_data import data_app
 from training.cli_fit import distill, fit
 from training.cli_heads import heads
@@ -38,6 +39,9 @@ app.command()(ablate)
 app.command()(distill)
 app.command()(heads)
 app.command()(tune)
+app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})(
+    cluster
+)
 
 Faces = Annotated[Path, typer.Option("--data", metavar="CACHE", help="Cache of labelled faces.")]
 Unseen = Annotated[

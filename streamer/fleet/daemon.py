@@ -96,7 +96,7 @@ class Daemon:
         self._lines.clear()
         self._part = b""
         self._process = subprocess.Popen(  # noqa: S603 - our own program
-            [sys.executable, "-P", "-m", "streamer.fleet.leash", str(os.getpid()), *program],
+            [sys.executable, "-P", "-m", "streamer.fleet.leash", str(os.getpid()), "0", *program],
             pass_fds=(self._lock,),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
