@@ -61,6 +61,10 @@ def distill(
     set_: Changes = [],  # noqa: B006 - typer copies it
     share: Annotated[float, typer.Option("--share", help="Of the teachers' opinion.")] = 0.5,
     temperature: Annotated[float, typer.Option("--temperature", help="Of it.")] = 2.0,
+    unlabelled: Annotated[
+        list[Path],
+        typer.Option("--unlabelled", metavar="CACHE", help="More faces; the teachers label them."),
+    ] = [],  # noqa: B006 - typer copies it
     resume: Resume = False,
     tensorboard: Curves = False,
     threads: Threads = 2,
@@ -71,13 +75,18 @@ def distill(
     from streamer.bundle import file_sha256
     from training import recipes
     from training.data import cache
-    from training.distill import TEACHER, taught
+    from training.distill import TEACHER, taught, with_unlabelled
 
     torch.set_num_threads(threads)
     config = recipes.changed(recipes.recipe(recipe), set_)
     cached = cache.load(data)
-    faces = taught(cached.faces, teachers, config.labels, share=share, temperature=temperature)
-    sources = cached.sources | {
+    faces, sources = cached.faces, dict(cached.sources)
+    for path in unlabelled:
+        others = cache.load(path)
+        faces = with_unlabelled(faces, others.faces)
+        sources |= others.sources or {path.name: file_sha256(path)}
+    faces = taught(faces, teachers, config.labels, share=share, temperature=temperature)
+    sources |= {
         f"{TEACHER} {number}, share {share:g}, temperature {temperature:g}": file_sha256(path)
         for number, path in enumerate(teachers, start=1)
     }

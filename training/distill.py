@@ -2,9 +2,11 @@
 
 Each teacher reads every training picture in both framings; its opinion, softened by a temperature,
 is mixed into the votes. The student then trains as any other run does, on targets that tell more
-than votes, and never more slowly.
+than votes, and never more slowly. Faces that nobody has labelled can be added: there the teachers'
+opinion is all there is to learn.
 
-Source: Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", arXiv 1503.02531.
+Sources: Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", arXiv 1503.02531;
+Xie et al. 2020, "Self-training with Noisy Student", arXiv 1911.04252, for faces without labels.
 
 Legend: N faces, K classes.
 """
@@ -19,6 +21,8 @@ import numpy as np
 from streamer.errors import ConfigError
 from training import checkpoint as checkpoints
 from training.data.cache import recut
+from training.data.duplicates import near_duplicates
+from training.data.faces import MISSING, concatenate
 from training.data.labels import targets
 from training.evaluate import softmax
 from training.recipes import config_from
@@ -31,7 +35,7 @@ if TYPE_CHECKING:
     from training.data.faces import FaceSet
     from training.data.labels import LabelConfig
 
-__all__ = ["TEACHER", "opinion", "taught"]
+__all__ = ["TEACHER", "opinion", "taught", "with_unlabelled"]
 
 TEACHER = "teacher"
 """With this the names begin under which a checkpoint keeps the sha256 of its teachers."""
@@ -66,6 +70,38 @@ def opinion(teachers: list[Path], faces: FaceSet, temperature: float) -> F32:
             _, logits = predict(net, crops)
             total += softmax((logits + log_prior) / np.float32(temperature))
     return np.asarray(total / (len(teachers) * len(views)), np.float32)
+
+
+def with_unlabelled(faces: FaceSet, others: FaceSet) -> FaceSet:
+    """Return the set with more training faces, of which no vote counts.
+
+    Left out is what shows the same photograph as a validation or test picture.
+
+    Args:
+        faces: the labelled set.
+        others: any set; its labels and splits are not looked at.
+
+    Raises:
+        ConfigError: when the pictures are of another size.
+    """
+    if others.images_NHW.shape[1:] != faces.images_NHW.shape[1:]:
+        sizes = [
+            f"{part.images_NHW.shape[2]} x {part.images_NHW.shape[1]}" for part in (others, faces)
+        ]
+        raise ConfigError(f"unlabelled pictures are {sizes[0]}, the labelled ones {sizes[1]}")
+    held = faces.rows(faces.split_N != "train")
+    pairs = near_duplicates(np.concatenate([held.images_NHW, others.images_NHW]))
+    seen = [b - len(held) for a, b in pairs if a < len(held) <= b]
+    fresh = others.rows(np.setdiff1d(np.arange(len(others)), np.array(seen, np.int64)))
+    blank = replace(
+        fresh,
+        votes_NK=np.zeros_like(fresh.votes_NK),
+        other_N=np.zeros_like(fresh.other_N),
+        second_N=np.full_like(fresh.second_N, MISSING),
+        split_N=np.full(len(fresh), "train"),
+        leak_N=np.zeros_like(fresh.leak_N),
+    )
+    return concatenate([faces, blank])
 
 
 def taught(

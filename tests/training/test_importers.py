@@ -16,7 +16,7 @@ from streamer.types import U8, Detections
 from training.data.clips import ClipSet, read_ckplus_sequences
 from training.data.faces import CLASSES, MISSING
 from training.data.fer2013 import read_fer2013, read_ferplus_folder
-from training.data.folders import read_folders
+from training.data.folders import read_folders, read_unlabelled
 from training.data.splits import by_group, folds
 
 if TYPE_CHECKING:
@@ -139,6 +139,20 @@ def test_folder_without_classes_says_what_was_expected(tmp_path: Path) -> None:
     """An empty folder is refused with examples of names."""
     with pytest.raises(ConfigError, match="neutral, happiness"):
         read_folders(tmp_path)
+
+
+def test_unlabelled_pictures_are_for_training_and_have_no_vote(tmp_path: Path) -> None:
+    """Pictures of any size in any folder; an empty folder is refused."""
+    with pytest.raises(ConfigError, match="no picture"):
+        read_unlabelled(tmp_path)
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    cv2.imwrite(str(tmp_path / "a_1.png"), np.full((96, 80), 10, np.uint8))
+    cv2.imwrite(str(tmp_path / "deep" / "er" / "b.jpg"), np.full((20, 20), 200, np.uint8))
+    faces = read_unlabelled(tmp_path)
+    assert faces.name_N.tolist() == ["a_1.png", "deep/er/b.jpg"]
+    assert faces.images_NHW.shape == (2, 48, 48)
+    assert faces.split_N.tolist() == ["train", "train"]
+    assert not faces.votes_NK.any()
 
 
 @settings(max_examples=40, deadline=None)

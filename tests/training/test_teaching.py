@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from streamer.errors import ConfigError
+from training.data.faces import concatenate
 from training.data.labels import LabelConfig, targets
-from training.distill import opinion, taught
+from training.distill import opinion, taught, with_unlabelled
 from training.ensemble import out_of_fold, stack
 from training.evaluate import softmax
 from training.train import BEST, fit
@@ -44,6 +45,28 @@ def test_teaching_needs_a_teacher_and_a_share(faces: FaceSet) -> None:
         opinion([], faces, 1.0)
     with pytest.raises(ConfigError, match="from 0 to 1"):
         taught(faces, [], LabelConfig(), share=2.0)
+
+
+def test_unlabelled_faces_are_learned_from_the_teachers_alone(
+    tmp_path: Path, faces: FaceSet, tiny: TrainConfig
+) -> None:
+    """Their own votes count for nothing, and a test picture among them is left out."""
+    fit(replace(tiny, epochs=1), faces, tmp_path)
+    test = np.flatnonzero(faces.split_N == "test")[:1]
+    rng = np.random.default_rng(7)
+    fresh = replace(
+        faces.rows(test.repeat(3)),
+        images_NHW=rng.integers(0, 255, (3, *faces.images_NHW.shape[1:]), np.uint8),
+    )
+    joined = with_unlabelled(faces, concatenate([fresh, faces.rows(test)]))
+    assert len(joined) == len(faces) + 3
+    new = taught(joined, [tmp_path / BEST], LabelConfig(), share=0.25, temperature=2.0)
+    wanted, usable = targets(new.part("train"), LabelConfig())
+    told = opinion([tmp_path / BEST], joined.part("train"), 2.0)
+    assert usable.all()
+    np.testing.assert_allclose(wanted[-3:], told[-3:], atol=2e-3)
+    with pytest.raises(ConfigError, match="unlabelled pictures are"):
+        with_unlabelled(faces, replace(fresh, images_NHW=fresh.images_NHW[:, :-2]))
 
 
 def test_stacker_learns_whom_to_trust() -> None:

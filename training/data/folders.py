@@ -1,7 +1,8 @@
-"""Importer of pictures in a folder a class, as RAF-DB, ExpW and AffectNet are mostly passed on."""
+"""Importers of plain folders: one a class, as corpora are mostly passed on, or without labels."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import cv2
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from streamer.stages import Detector
     from streamer.types import U8
 
-__all__ = ["WORDS", "read_folders"]
+__all__ = ["WORDS", "read_folders", "read_unlabelled"]
 
 WORDS = {
     **CKPLUS_NAMES,
@@ -85,6 +86,28 @@ def read_folders(
     return faces.named(np.array(names, np.str_), groups)
 
 
+def read_unlabelled(folder: Path, *, size_px: int = 48) -> FaceSet:
+    """Read every picture below a folder as a face of which nobody has said what it shows.
+
+    All are for training, with no vote: ``distill`` has teachers say what they see.
+
+    Args:
+        folder: pictures of one face each, in any folders.
+        size_px: side that they are resized to.
+
+    Raises:
+        ConfigError: when there is no picture, or one cannot be read.
+    """
+    paths = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in _PICTURES]
+    if not paths:
+        raise ConfigError(f"{folder}: no picture ({', '.join(_PICTURES)}) in it or below it")
+    images = np.stack([_resized(_luma(path), size_px) for path in paths])
+    names = np.array([path.relative_to(folder).as_posix() for path in paths], np.str_)
+    groups = np.array([_group(name) for name in names], np.str_)
+    faces = FaceSet.of(images, np.zeros(len(paths), np.int64), np.full(len(paths), "train"))
+    return replace(faces.named(names, groups), votes_NK=np.zeros_like(faces.votes_NK))
+
+
 def _pictures(folder: Path) -> Iterator[tuple[Path, str, int]]:
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in _PICTURES:
@@ -101,14 +124,22 @@ def _group(name: str) -> str:
 
 
 def _read(path: Path, size_px: int, detector: Detector | None) -> U8 | None:
-    picture = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    if picture is None:
-        raise ConfigError(f"{path}: not a readable picture; remove it or save it again")
-    luma = np.asarray(picture, np.uint8)
+    luma = _luma(path)
     if detector is None:
-        small = cv2.resize(luma, (size_px, size_px), interpolation=cv2.INTER_AREA)
-        return np.asarray(small, np.uint8)
+        return _resized(luma, size_px)
     found = detector.detect(luma)
     if len(found) == 0:
         return None
     return preprocess.crop(luma, found.eyes_N22[0], found.boxes_N4[0], size_px)
+
+
+def _luma(path: Path) -> U8:
+    picture = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    if picture is None:
+        raise ConfigError(f"{path}: not a readable picture; remove it or save it again")
+    return np.asarray(picture, np.uint8)
+
+
+def _resized(luma: U8, size_px: int) -> U8:
+    small = cv2.resize(luma, (size_px, size_px), interpolation=cv2.INTER_AREA)
+    return np.asarray(small, np.uint8)

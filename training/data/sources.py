@@ -11,7 +11,7 @@ from training.data.clips import ClipSet
 from training.data.corpora import read_affectnet, read_expw, read_rafdb
 from training.data.duplicates import mark_leaks
 from training.data.fer2013 import read_fer2013_with_votes, read_ferplus_folder
-from training.data.folders import read_folders
+from training.data.folders import read_folders, read_unlabelled
 from training.data.packed import read_ckplus48, read_ferplus
 from training.data.videos import read_video_clips, read_videos
 
@@ -33,6 +33,7 @@ FORMATS = {
     "affectnet": "AffectNet: training.csv and validation.csv, or train_set and val_set",
     "expw": "ExpW: label.lst and the pictures in origin",
     "folders": "a folder a class, with or without train, val and test above",
+    "unlabelled": "pictures of faces in any folders, to be learned from by `distill --unlabelled`",
     "videos": "a CSV of video, start_s, end_s, label (subject, split); faces, ten a second",
     "ckplus": "CK+: Emotion and cohn-kanade-images; the last three frames as test pictures",
     "ckplus-clips": "CK+'s sequences, or index.csv and frames/<label>/<sequence>/, as clips",
@@ -48,6 +49,7 @@ _PICTURES: dict[str, Callable[[Path], FaceSet]] = {
     "affectnet": read_affectnet,
     "expw": read_expw,
     "folders": read_folders,
+    "unlabelled": read_unlabelled,
 }
 """Pictures of one face each."""
 _DETECTED: dict[str, Callable[[Path, Detector], ClipSet | FaceSet]] = {
