@@ -19,12 +19,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from streamer.errors import ConfigError
-from training.data.cache import recut
-from training.data.labels import majority
-from training.distill import taught
+from training.means import read_by
 from training.recipes import changed, to_plain
-from training.train import LAST, averaged_model, fit, predict
-from training.variants import BASE, VARIANTS
+from training.train import best_share
+from training.variants import ALONE, BASE, VARIANTS
+from training.yardstick import VALID, Yardstick
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,37 +31,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from streamer.types import I64, U8
     from training.data.faces import FaceSet
     from training.recipes import TrainConfig
+    from training.variants import Variant
 
-__all__ = ["VALID", "Progress", "Run", "Yardstick", "ablate", "quarter"]
-
-VALID = "validation"
-"""The name of the set that a run's operating point is chosen on."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Yardstick:
-    """A set of clearly labelled faces that every run reads.
-
-    Attributes:
-        views_FNHW: the faces in one framing or in several, uint8.
-        labels_N: class indices.
-        groups_N: what belongs together: a subject, or copies of one picture.
-    """
-
-    views_FNHW: list[U8]
-    labels_N: I64
-    groups_N: NDArray[np.str_]
-
-    @staticmethod
-    def of(faces: FaceSet, *, raw: bool) -> Yardstick:
-        """Cut the clear faces as the daemon does; ``raw``: and as they were published."""
-        labels, clear = majority(faces)
-        kept = faces.rows(clear)
-        views = [recut(kept)[0]] + ([kept.images_NHW] if raw else [])
-        return Yardstick(views_FNHW=views, labels_N=labels[clear], groups_N=kept.group_N)
+__all__ = ["Progress", "Run", "ablate", "quarter"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,13 +133,12 @@ def ablate(
         for name in chosen:
             variant, place = VARIANTS[name], _place(out, name, seed)
             config = replace(changed(base, list(variant.changes)), seed=seed)
-            teaching = {"taught": True} if variant.taught else {}
-            key = json.dumps({"config": to_plain(config), **stamp, **teaching}, sort_keys=True)
+            means = {} if variant.means == ALONE else {"means": variant.means}
+            key = json.dumps({"config": to_plain(config), **stamp, **means}, sort_keys=True)
             run = _finished(place, key)
             if run is None:
                 part = part or quarter(faces, share, seed)
-                seen = _taught(part, config, out) if variant.taught else part
-                run = _run(name, config, seen, sets, place, key)
+                run = _run(variant, config, part, sets, place, key)
                 made.append(run.seconds)
             runs.append(run)
             total = len(chosen) * len(seeds)
@@ -179,21 +151,8 @@ def _place(out: Path, name: str, seed: int) -> Path:
     return out / "runs" / f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}-{seed}"
 
 
-def _taught(faces: FaceSet, config: TrainConfig, out: Path) -> FaceSet:
-    """Return the set with the opinion of the base's run of this seed mixed in.
-
-    No run keeps its weights, so the teacher is trained once more; it comes out the same.
-    """
-    place = _place(out, "teacher", config.seed)
-    shutil.rmtree(place, ignore_errors=True)
-    fit(config, faces, place)
-    told = taught(faces, [place / LAST], config.labels)
-    shutil.rmtree(place)
-    return told
-
-
 def _run(  # noqa: PLR0917 - one call
-    name: str,
+    variant: Variant,
     config: TrainConfig,
     faces: FaceSet,
     sets: dict[str, Yardstick],
@@ -202,30 +161,20 @@ def _run(  # noqa: PLR0917 - one call
 ) -> Run:
     began, cpu_began = time.monotonic(), time.process_time()
     shutil.rmtree(place, ignore_errors=True)
-    lines: list[dict[str, float]] = []
-    state = fit(config, faces, place, report=lines.append)
-    net = averaged_model(config, state.average["state"])
-    share = lines[-1]["prior_share"]
-    offset_K = share * np.log(state.prior_K.numpy())
+    reading, log_prior = read_by(variant.means, config, faces, sets, place)
+    share = best_share(reading[VALID], sets[VALID].labels_N, log_prior)
     guesses = {
-        which: np.stack(
-            [
-                (predict(net, view)[1] + offset_K).argmax(axis=1).astype(np.uint8)
-                for view in yardstick.views_FNHW
-            ]
-        )
-        for which, yardstick in sets.items()
+        which: np.stack([(z + share * log_prior).argmax(axis=1).astype(np.uint8) for z in framings])
+        for which, framings in reading.items()
     }
     run = Run(
-        variant=name,
+        variant=variant.name,
         seed=config.seed,
         guesses=guesses,
         prior_share=share,
         seconds=time.monotonic() - began,
         cpu_s=time.process_time() - cpu_began,
     )
-    for checkpoint in place.glob("*.pt"):
-        checkpoint.unlink()  # hundreds of runs would fill a disk
     plain = {f: getattr(run, f) for f in ("variant", "seed", "prior_share", "seconds", "cpu_s")}
     np.savez_compressed(place / "guesses.npz", allow_pickle=False, **guesses)
     part = place / "run.json.part"

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from training.ablate import Run, Yardstick
+    from training.ablate import Run
+    from training.yardstick import Yardstick
 
 __all__ = ["Effect", "Row", "rows", "write_page"]
 

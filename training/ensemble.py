@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from streamer.types import F32
     from training.data.faces import FaceSet
 
-__all__ = ["Stacked", "members_logits", "out_of_fold", "stack"]
+__all__ = ["Stacked", "members_logits", "out_of_fold", "reread", "stack"]
 
 _FOLDS = 5
 _STRENGTH = 0.1  # inverse L2 strength; weak enough for 8 M inputs on some thousand pictures
@@ -93,6 +93,23 @@ def out_of_fold(
     for train, held in folds(groups_N, _FOLDS, seed):
         model = _fitted(inputs[train], labels_N[train])
         out[np.ix_(held, model.classes_)] = model.predict_proba(inputs[held])
+    return out
+
+
+def reread(logits_MNK: F32, labels_N: NDArray[np.int64], others_MLK: F32) -> F32:
+    """Return what a stacker that has learned from all of one set says of another one.
+
+    Args:
+        logits_MNK: of the members, on the set to learn from.
+        labels_N: its true classes.
+        others_MLK: of the members, on the set to read.
+
+    Returns:
+        float32 (L, K), probabilities.
+    """
+    out: F32 = np.zeros(others_MLK.shape[1:], np.float32)
+    model = _fitted(_inputs(logits_MNK), labels_N)
+    out[:, model.classes_] = model.predict_proba(_inputs(others_MLK))
     return out
 
 

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["BASE", "VARIANTS", "Variant"]
+__all__ = ["ALONE", "AVERAGED", "BASE", "GAN", "MORPHS", "STACKED", "TAUGHT", "VARIANTS", "Variant"]
 
 BASE = "base"
 """The name of the unchanged recipe."""
+ALONE, TAUGHT, MORPHS, GAN = "alone", "taught", "morphs", "gan"
+AVERAGED, STACKED = "averaged", "stacked"
+"""The means to a variant's figures; see ``training.means``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,13 +24,13 @@ class Variant:
         group: the row of the theory that it belongs to.
         name: what the theory calls it.
         changes: as ``fit --set`` takes them.
-        taught: whether the base's run of the same seed teaches it (``distill``).
+        means: what it takes beside one training on the pictures as they are.
     """
 
     group: str
     name: str
     changes: tuple[str, ...]
-    taught: bool = False
+    means: str = ALONE
 
 
 _GEOMETRY = ("flip", "rotate_deg", "zoom", "shift")
@@ -170,8 +173,15 @@ VARIANTS: dict[str, Variant] = {
         for group, members in _TABLE.items()
         for name, changes in members.items()
     },
-    "distillation (taught by the base)": Variant(
-        group="Distillation", name="distillation (taught by the base)", changes=(), taught=True
-    ),
+    **{
+        name: Variant(group=group, name=name, changes=(), means=means)
+        for group, name, means in (
+            ("Over-fitting", "mean of three networks", AVERAGED),
+            ("Over-fitting", "stacking of three networks", STACKED),
+            ("Synthetic faces", "morphs of three rare classes", MORPHS),
+            ("Synthetic faces", "a GAN's faces of three rare classes", GAN),
+            ("Distillation", "distillation (taught by the base)", TAUGHT),
+        )
+    },
 }
 """Every variant by its name, the base first."""

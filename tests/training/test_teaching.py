@@ -12,7 +12,7 @@ from streamer.errors import ConfigError
 from training.data.faces import concatenate
 from training.data.labels import LabelConfig, targets
 from training.distill import opinion, taught, with_unlabelled
-from training.ensemble import out_of_fold, stack
+from training.ensemble import out_of_fold, reread, stack
 from training.evaluate import softmax
 from training.train import BEST, fit
 
@@ -84,6 +84,8 @@ def test_stacker_learns_whom_to_trust() -> None:
     mean = float((np.mean([softmax(z) for z in logits], axis=0).argmax(axis=1) == labels).mean())
     assert stacked > 0.85
     assert stacked > mean + 0.3
+    other = reread(logits[:, :300], labels[:300].astype(np.int64), logits[:, 300:])
+    assert float((other.argmax(axis=1) == labels[300:]).mean()) > 0.8
 
 
 def test_stack_of_two_runs(tmp_path: Path, faces: FaceSet, tiny: TrainConfig) -> None:
