@@ -29,4 +29,9 @@ def cluster(
     from training.cluster import Room, run
 
     room = Room(address=address, processes=processes, cpus=cpus, gpus=gpus)
-    run(command, room, typer.echo)
+    try:
+        run(command, room, typer.echo)
+    except KeyboardInterrupt:
+        words = "interrupted; what is done is kept: the same command goes on, fit with --resume"
+        typer.echo(f"streamer-train: {words}", err=True)
+        raise typer.Exit(130) from None

@@ -31,6 +31,7 @@ _AGAIN: Final = 3  # a process of a search whose machine was lost is started so 
 _NICE: Final = "15"  # cameras on the same machines come first
 _ROOM_S: Final = 60.0
 _REACH_S: Final = 5.0
+_END_S: Final = 5.0
 _ANYWHERE: Final[dict[str, Any]] = {"scheduling_strategy": "SPREAD"}
 
 
@@ -67,19 +68,29 @@ def run(command: Sequence[str], room: Room, say: Callable[[str], object]) -> Non
     if not command or command[0] not in COMMANDS:
         raise ConfigError(f"expected {' or '.join(COMMANDS)} and its options after the cluster's")
     ray = _connected(room.address)
+    started: list[Any] = []
+    listeners: list[threading.Thread] = []
     try:
         together = command[0] == "fit" and room.processes > 1
         places = _together(room) if together else [_ANYWHERE] * room.processes
         meeting = ray.get(ray.remote(_meeting).options(**places[0]).remote()) if together else {}
         wanted = {"num_cpus": room.cpus, "num_gpus": room.gpus, "num_returns": "streaming"}
         wanted["max_retries"] = 0 if together else _AGAIN
-        started = []
         for rank, place in enumerate(places):
             ranks = {"RANK": str(rank), "WORLD_SIZE": str(room.processes), "LOCAL_RANK": "0"}
             environment = {**meeting, **ranks} if together else {}
             process = ray.remote(_process).options(**wanted, **place)
             started.append(process.remote(list(command), environment, str(Path.cwd())))
-        _follow(started, say)
+        _follow(started, listeners, say)
+    except KeyboardInterrupt:
+        # A listener that asks Ray for more after its end would take this process along. What has
+        # ended may not be cancelled: Ray aborts.
+        running = [pair for pair in zip(started, listeners, strict=False) if pair[1].is_alive()]
+        for process, _ in running:
+            ray.cancel(process, force=True)
+        for _, listener in running:
+            listener.join(_END_S)
+        raise
     finally:
         ray.shutdown()  # ends whatever still runs: it is this process' own
 
@@ -190,8 +201,15 @@ def _process(
     yield f"{host}: ended", process.returncode
 
 
-def _follow(started: Sequence[Any], say: Callable[[str], object]) -> None:
+def _follow(
+    started: Sequence[Any], listeners: list[threading.Thread], say: Callable[[str], object]
+) -> None:
     """Pass on what all processes print until they have ended.
+
+    Args:
+        started: the processes.
+        listeners: takes the threads that hear them.
+        say: takes each line.
 
     Raises:
         StreamerError: at the first that fails.
@@ -211,7 +229,8 @@ def _follow(started: Sequence[Any], say: Callable[[str], object]) -> None:
             told.put((number, f"its machine or process was lost: {reason}", 1))
 
     for number, lines in enumerate(started):
-        threading.Thread(target=listen, args=(number, lines), daemon=True).start()
+        listeners.append(threading.Thread(target=listen, args=(number, lines), daemon=True))
+        listeners[-1].start()
     left = len(started)
     while left:
         number, line, code = told.get()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 
 from tests.fleet.cluster import Cluster
@@ -90,6 +92,27 @@ def test_a_search_ends_although_a_node_is_lost(
     assert search.returncode == 0, said
     assert said.count("best: streamer-train fit") >= 1
     assert len(list(out.glob("trial-*/log.jsonl"))) == 5
+
+
+def test_interrupted_it_ends_its_processes_and_says_so(
+    cluster: Cluster, tmp_path: Path, faces: FaceSet
+) -> None:
+    """Ctrl-C ends with one line and 130, as everywhere, and nothing of it runs on."""
+    data, out = tmp_path / "faces.npz", tmp_path / "search"
+    cache.save(data, faces, [])
+    command = [sys.executable, "-m", "training", "cluster", "--address", cluster.address]
+    command += ["--processes", "2", "tune", "--data", str(data), "--out", str(out)]
+    command += ["--recipe", "smoke", "--set", "epochs=50", "--trials", "9", "--threads", "1"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as search:  # type: ignore[call-overload]
+        assert ", epoch 1 of 50" in search.stdout.readline()
+        search.send_signal(signal.SIGINT)
+        _, words = search.communicate(timeout=100)
+    assert search.returncode == 130, words
+    (line,) = words.splitlines()
+    assert line.startswith("streamer-train: interrupted; what is done is kept")
+    mine = [p for p in psutil.process_iter(["cmdline"]) if str(out) in (p.info["cmdline"] or [])]
+    assert not psutil.wait_procs(mine, timeout=20)[1]
 
 
 def test_what_cannot_be_is_one_line(cluster: Cluster) -> None:
