@@ -22,6 +22,7 @@ from streamer import bundle as bundles
 from streamer import preprocess
 from training.data.faces import CLASSES
 from training.fuse import fused
+from training.outputs import bundle_place
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -146,7 +147,9 @@ def export(what: Exported, out: Path) -> float:
 
     Raises:
         BundleError: when they differ by more than a bundle may.
+        ConfigError: when the directory holds files and is no bundle.
     """
+    out = bundle_place(out)
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)

@@ -29,6 +29,7 @@ from training.evaluate import Measured, fit_temperature, score, softmax
 from training.export import Exported, OnnxFile, calibrated, export
 from training.half import add_half
 from training.heads import joined, lessons, read_held, read_real
+from training.outputs import bundle_place
 from training.recipes import changed, config_from
 from training.sequences import fit_head, read_clips
 from training.smoothing import TemporalResult, best_average, judge
@@ -114,9 +115,11 @@ def release(
         ``out``.
 
     Raises:
-        ConfigError: when the checkpoint is not one, or a split is empty.
+        ConfigError: when the checkpoint is not one, a split is empty, or the directory holds
+            files and is no bundle.
         BundleError: when the exported graphs do not compute what PyTorch does.
     """
+    bundle_place(out)  # before the work
     state = checkpoints.load(checkpoint)
     config = changed(config_from(state.config), list(what.changes))
     bare = averaged_model(config, state.average["state"])

@@ -60,6 +60,12 @@ def test_fit_resume_evaluate_export(
     ]
 
     more = ("--unseen", f"other={data}", "--stills", "16", "--name", "small", "--head", "gru")
+    held = {path.name: path.read_bytes() for path in run.iterdir()}
+    code, said, errors = train("export", best, *given, *more, "--out", str(run), capsys=capsys)
+    assert (code, said) == (78, ""), "a run is not replaced, and is refused before the work"
+    assert errors.endswith("new or empty directory for the bundle\n")
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == held
+
     out = tmp_path / "bundle"
     code, _, errors = train("export", best, *given, *more, "--out", str(out), capsys=capsys)
     assert code == 0, errors
