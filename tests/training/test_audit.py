@@ -13,7 +13,7 @@ from training.data import cache
 from training.data.advice import advice
 from training.data.audit import audit
 from training.data.coverage import properties, spread
-from training.data.duplicates import first_of_alike, hashes, mark_leaks, near_duplicates
+from training.data.duplicates import first_of_alike, mark_leaks, near_duplicates
 from training.data.faces import CLASSES, FaceSet
 from training.data.learning import law
 from training.data.sources import make_cache
@@ -39,11 +39,13 @@ def test_same_photograph_is_found_through_jpeg_and_brightness() -> None:
     assert pairs == [(7, 60)]
 
 
-def test_mirror_picture_is_another_hash() -> None:
-    """The hash sees the direction of gradients: a mirror picture differs in most bits."""
-    image = photographs(1, 3)
-    one, mirror = hashes(np.stack([image[0], image[0, :, ::-1]]).astype(np.uint8))
-    assert int(np.bitwise_count(one ^ mirror)) > 20
+def test_every_pair_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pairs are found wherever they lie in the blocks, each once, and a moved copy too."""
+    monkeypatch.setattr("training.data.duplicates._BLOCK", 4)
+    monkeypatch.setattr("training.data.duplicates._TILE", 8)
+    images = photographs(30, 3).astype(np.uint8)
+    images[29], images[10], images[9] = images[0], images[11], np.roll(images[3], 1, axis=1)
+    assert near_duplicates(images) == [(0, 29), (3, 9), (10, 11)]
 
 
 def test_counts_imbalance_and_pairs_across_splits() -> None:
