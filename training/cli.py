@@ -200,13 +200,15 @@ def report_model(
     import torch
 
     from training import report
-    from training.inputs import faces_of, pair
+    from training.inputs import corpus_of, faces_of, pair, pairs
     from training.model_page import Divisions, page_of
 
     torch.set_num_threads(threads)
-    others = {key: faces_of(path, leave_out) for key, path in map(pair, unseen)}
+    corpus = corpus_of(data)
+    named = pairs("--unseen", unseen, taken=(corpus.name,))
+    others = {key: faces_of(path, leave_out) for key, path in named.items()}
     divisions = Divisions(groups=tuple(map(pair, groups)), lists=tuple(map(pair, list_)))
-    sections, page = page_of(checkpoints, faces_of(data, []), others, divisions)
+    sections, page = page_of(checkpoints, corpus, others, divisions)
     report.write(out, f"Report on {', '.join(map(str, checkpoints))}", sections, page)
     share, temperature = page.prior_share, page.temperature
     typer.echo(f"{out}: written; share of the prior {share}, temperature {temperature:.3f}")
@@ -283,20 +285,24 @@ def export_bundle(
     """Make a bundle: choose the operating point, train the temporal head, measure, prove, write."""
     import torch
 
-    from training.inputs import clips_of, faces_of, pair
+    from training.inputs import clips_of, corpus_of, faces_of, pairs
     from training.release import Release, release
 
     torch.set_num_threads(threads)
     date = dt.datetime.now(tz=dt.UTC).date().isoformat()
     changes = (*set_, *([f"sequences.head.kind={head}"] if head else []))
+    corpus = corpus_of(data)
+    unseen_of = pairs("--unseen", unseen, taken=(corpus.name,))
+    judged_of = pairs("--clips", clips)
+    learned_of = pairs("--learn-clips", learn_clips, taken=judged_of)
     release(
         checkpoint,
-        faces_of(data, []),
-        {key: faces_of(path, leave_out) for key, path in map(pair, unseen)},
-        {key: clips_of(path, leave_out) for key, path in map(pair, clips)},
+        corpus,
+        {key: faces_of(path, leave_out) for key, path in unseen_of.items()},
+        {key: clips_of(path, leave_out) for key, path in judged_of.items()},
         what=Release(name=name, commit=_commit(), date=date, stills=stills, changes=changes),
         out=out,
-        learned={key: clips_of(path, leave_out) for key, path in map(pair, learn_clips)},
+        learned={key: clips_of(path, leave_out) for key, path in learned_of.items()},
         report=typer.echo,
     )
     typer.echo(f"{out}: done")

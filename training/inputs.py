@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +16,46 @@ from training.recipes import config_from
 from training.train import averaged_model
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from streamer.types import F32
     from training.data.faces import FaceSet
     from training.model import FaceNet
 
-__all__ = ["clips_of", "faces_of", "network_of", "pair"]
+__all__ = ["FERPLUS", "Corpus", "clips_of", "corpus_of", "faces_of", "network_of", "pair", "pairs"]
+
+FERPLUS = "FER+"
+_FERPLUS_FILES = ("ferplus", "fer+", "fer2013plus", "fer2013new.csv")
+"""How the names begin of caches of FER+, and of the files that they are made from."""
+_NOT_A_SET = "none"  # what a bundle's figures are of that are of no set, as its speed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Corpus:
+    """The set that a network learns from.
+
+    Attributes:
+        name: under which its figures stand: that of its cache, or FER+.
+        faces: with all its splits.
+        sources: sha256 of the files it was made from.
+    """
+
+    name: str
+    faces: FaceSet
+    sources: dict[str, str]
+
+
+def corpus_of(path: Path) -> Corpus:
+    """Return a cache of the set that a network learned from, under its name.
+
+    Raises:
+        ConfigError: when it is not a cache.
+    """
+    cached = cache.load(path)
+    files = (path.name, *cached.sources)
+    known = any(file.lower().startswith(_FERPLUS_FILES) for file in files)
+    name = FERPLUS if known else path.stem
+    return Corpus(name=name, faces=cached.faces, sources=cached.sources)
 
 
 def network_of(checkpoint: Path) -> tuple[FaceNet, F32]:
@@ -67,3 +103,28 @@ def pair(text: str) -> tuple[str, Path]:
     if not (name and path):
         raise ConfigError(f"{text!r} is neither NAME=CACHE nor a cache")
     return name, Path(path)
+
+
+def pairs(option: str, texts: list[str], *, taken: Iterable[str] = ()) -> dict[str, Path]:
+    """Take several NAME=PATH apart, each with a name of its own.
+
+    Args:
+        option: that they were given with, for the errors.
+        texts: as typed.
+        taken: names of sets that are measured beside them.
+
+    Raises:
+        ConfigError: when one is not such a pair, or its name is another set's or cannot be one's.
+    """
+    out: dict[str, Path] = {}
+    for text in texts:
+        name, path = pair(text)
+        if name in out or name in taken:
+            raise ConfigError(
+                f"{option} {text}: another set is called {name}; give it a name of its own: "
+                f"{option} NAME={path}"
+            )
+        if name == _NOT_A_SET or set(name) & set(",|"):
+            raise ConfigError(f"{option} {text}: {name} cannot be a set's name; give another")
+        out[name] = path
+    return out

@@ -24,11 +24,10 @@ if TYPE_CHECKING:
 
     from training.data.faces import FaceSet
     from training.evaluate import Measured
+    from training.inputs import Corpus
     from training.model import FaceNet
 
 __all__ = ["Divisions", "ModelPage", "page_of"]
-
-_OWN = "FER+"  # what ``release.measure_all`` calls the test split of the corpus learned from
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +65,7 @@ class ModelPage:
 
 def page_of(
     checkpoints: list[Path],
-    faces: FaceSet,
+    corpus: Corpus,
     unseen: dict[str, FaceSet],
     divisions: Divisions,
 ) -> tuple[list[report.Section], ModelPage]:
@@ -74,7 +73,7 @@ def page_of(
 
     Args:
         checkpoints: of one run, or of several of one recipe; the first is shown in full.
-        faces: the set they were trained on.
+        corpus: what they were trained on.
         unseen: corpora never trained on, each name with its set.
         divisions: further slices.
 
@@ -84,7 +83,7 @@ def page_of(
     Raises:
         ConfigError: when a checkpoint is none, or a division names a set that is not measured.
     """
-    sets = {_OWN: faces.part("test"), **unseen}
+    sets = {corpus.name: corpus.faces.part("test"), **unseen}
     for name, path in (*divisions.groups, *divisions.lists):
         if name not in sets:
             raise ConfigError(f"{name}={path}: no such set; it is one of {', '.join(sets)}")
@@ -92,9 +91,9 @@ def page_of(
     parts: dict[str, list[Slice]] = {}
     for checkpoint in checkpoints:
         bare, prior_K = network_of(checkpoint)
-        share, temperature = operating_point(bare, prior_K, faces.part("valid"))
+        share, temperature = operating_point(bare, prior_K, corpus.faces.part("valid"))
         net = calibrated(bare, prior_K, share, temperature)
-        runs.append(measure_all(net, faces, unseen, temperature))
+        runs.append(measure_all(net, corpus, unseen, temperature))
         points.append((share, temperature))
         if len(runs) == 1:
             parts = {name: _slices(net, part, name, divisions) for name, part in sets.items()}

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from training.data.clips import ClipSet
     from training.data.faces import FaceSet
     from training.heads import RealClips
+    from training.inputs import Corpus
     from training.model import FaceNet
     from training.recipes import TrainConfig
     from training.sequences import SequenceConfig
@@ -89,7 +90,7 @@ class Release:
 
 def release(
     checkpoint: Path,
-    faces: FaceSet,
+    corpus: Corpus,
     unseen: dict[str, FaceSet],
     clips: dict[str, ClipSet],
     *,
@@ -102,7 +103,7 @@ def release(
 
     Args:
         checkpoint: of ``train.fit``; the averaged weights are taken.
-        faces: the set it was trained on, for validation, test and the stills of the head.
+        corpus: what it was trained on, for validation, test and the stills of the head.
         unseen: corpora never trained on, each name with its set.
         clips: real clips never trained on, likewise.
         what: name and record.
@@ -120,6 +121,7 @@ def release(
         BundleError: when the exported graphs do not compute what PyTorch does.
     """
     bundle_place(out)  # before the work
+    faces = corpus.faces
     state = checkpoints.load(checkpoint)
     config = changed(config_from(state.config), list(what.changes))
     bare = averaged_model(config, state.average["state"])
@@ -137,14 +139,15 @@ def release(
     head = fit_head(net, *stills, config.sequences, real=real)
 
     report("measuring")
-    measured = measure_all(net, faces, unseen, temperature)
+    measured = measure_all(net, corpus, unseen, temperature)
     temporal = [
         result
         for name, clip_set in clips.items()
         for result in (measure_head(net, head, clip_set, name, stride) for stride in (1, 3))
     ]
     temporal += measure_own(net, stills, own, config.sequences)
-    temporal.append(measure_held(net, head, faces.part("valid"), config.sequences))
+    held = f"{corpus.name} validation stills, moved"
+    temporal.append(measure_held(net, head, faces.part("valid"), config.sequences, name=held))
 
     report("writing and proving the graphs")
     training = bundles.Training(
@@ -215,14 +218,14 @@ def operating_point(bare: FaceNet, prior_K: F32, valid: FaceSet) -> tuple[float,
 
 
 def measure_all(
-    net: FaceNet, faces: FaceSet, unseen: dict[str, FaceSet], temperature: float
+    net: FaceNet, corpus: Corpus, unseen: dict[str, FaceSet], temperature: float
 ) -> list[Measured]:
     """Score the test split of the training corpus, and every unseen corpus whole."""
-    sets = {"FER+": ("test", faces.part("test"))}
-    sets |= {name: ("all", other) for name, other in unseen.items()}
+    sets = [(corpus.name, "test", corpus.faces.part("test"))]
+    sets += [(name, "all", other) for name, other in unseen.items()]
     return [
         m
-        for name, (split, part) in sets.items()
+        for name, split, part in sets
         for m in measure(net, part, dataset=name, split=split, temperature=temperature)
     ]
 
@@ -317,7 +320,7 @@ def measure_own(
 
 @torch.no_grad()
 def measure_held(
-    net: FaceNet, head: TemporalHead, faces: FaceSet, sequences: SequenceConfig
+    net: FaceNet, head: TemporalHead, faces: FaceSet, sequences: SequenceConfig, *, name: str
 ) -> TemporalResult:
     """Compare the same three on clips rendered from stills whose expression does not change.
 
@@ -326,13 +329,13 @@ def measure_held(
         head: over the same classifier.
         faces: a split that neither was trained on.
         sequences: how stills are made to move.
+        name: of these clips, for the record.
     """
     labels, clear = majority(faces)
     rows = np.random.default_rng(sequences.seed).permutation(np.flatnonzero(clear))[:_HELD]
     stills, random = faces.rows(rows), torch.Generator().manual_seed(sequences.seed)
     pixels = torch.from_numpy(stills.images_NHW)
     clips = read_clips(net, pixels, framings(stills), sequences, random)
-    name = "FER+ validation stills, moved"
     step_s = sequences.head.step_s
     said = [softmax(head(c[None])[0].numpy()) for c in clips]
     return _compare(net, said, list(clips), labels[rows], name=name, step_s=step_s)

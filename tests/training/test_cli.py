@@ -16,6 +16,7 @@ from streamer import bundle as bundles
 from training import checkpoint, cli
 from training.data import cache
 from training.export import OnnxFile
+from training.inputs import corpus_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,7 +60,8 @@ def test_fit_resume_evaluate_export(
         for gone, n in (("", 32), ("contempt", 28))
     ]
 
-    more = ("--unseen", f"other={data}", "--stills", "16", "--name", "small", "--head", "gru")
+    # What is not FER+ goes by its cache's name, also beside FER+.
+    more = ("--unseen", f"FER+={data}", "--stills", "16", "--name", "small", "--head", "gru")
     held = {path.name: path.read_bytes() for path in run.iterdir()}
     code, said, errors = train("export", best, *given, *more, "--out", str(run), capsys=capsys)
     assert (code, said) == (78, ""), "a run is not replaced, and is refused before the work"
@@ -76,11 +78,59 @@ def test_fit_resume_evaluate_export(
     assert worst < 1e-4
     assert bundle.manifest.temporal.kind == "gru"
     measured = {(m.dataset, m.name) for m in bundle.manifest.metrics}
-    assert {("FER+", "uar"), ("other", "accuracy")} <= measured
+    assert {("faces", "uar"), ("FER+", "accuracy")} <= measured
     of = {(m.dataset, m.split, m.name): m for m in bundle.manifest.metrics}
-    assert of["other", "all, eye-aligned, without contempt", "accuracy"].n == 28 + 28 + 112
+    assert of["faces", "test, eye-aligned", "accuracy"].n == 32
+    assert of["FER+", "all, eye-aligned, without contempt", "accuracy"].n == 28 + 28 + 112
     assert all(m.date and m.split for m in bundle.manifest.metrics)
     assert "One seed" in (out / bundles.MODEL_CARD).read_text()
+
+
+@pytest.mark.parametrize(
+    ("cache_name", "sources", "name"),
+    [
+        ("ferplus.npz", (), "FER+"),
+        ("mine.npz", ("fer2013plus_48.npz",), "FER+"),
+        ("mine.npz", ("fer2013.csv", "fer2013new.csv"), "FER+"),
+        ("mine.npz", ("fer2013.csv",), "mine"),
+        ("ckplus48.npz", (), "ckplus48"),
+    ],
+)
+def test_a_corpus_goes_by_its_cache_unless_it_is_ferplus(
+    tmp_path: Path, faces: FaceSet, cache_name: str, sources: tuple[str, ...], name: str
+) -> None:
+    """FER+ is told by its cache's name or by the files that the cache was made from."""
+    for source in sources:
+        (tmp_path / source).touch()
+    cache.save(tmp_path / cache_name, faces, [tmp_path / source for source in sources])
+    assert corpus_of(tmp_path / cache_name).name == name
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (("--unseen", "faces=F"), "--unseen faces=F: another set is called faces"),
+        (("--unseen", "a=F", "--unseen", "a=G"), "--unseen a=G: another set is called a"),
+        (("--unseen", "none=F"), "none cannot be a set's name"),
+        (("--unseen", "a|b=F"), "a|b cannot be a set's name"),
+        (("--clips", "a=F", "--learn-clips", "a=G"), "--learn-clips a=G: another set is called a"),
+    ],
+)
+def test_two_sets_of_one_name_are_refused(
+    tmp_path: Path,
+    faces: FaceSet,
+    capsys: pytest.CaptureFixture[str],
+    sets: tuple[str, ...],
+    message: str,
+) -> None:
+    """No set takes the place of another: the names are looked at before anything is read."""
+    data = tmp_path / "faces.npz"
+    cache.save(data, faces, [])
+    given = ("none.pt", "--data", str(data), "--name", "x", "--out", str(tmp_path / "bundle"))
+    code, _, errors = train("export", *given, *sets, capsys=capsys)
+    assert code == 78
+    assert message in errors
+    assert len(errors.splitlines()) == 1
 
 
 def test_heads_go_on_where_they_were_and_clips_teach_the_exported_one(

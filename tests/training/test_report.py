@@ -16,6 +16,7 @@ from training.data.audit import audit
 from training.data.faces import CLASSES
 from training.diagnose import firing, gradient_trace
 from training.export import calibrated
+from training.inputs import Corpus
 from training.model import FaceNet
 from training.model_page import Divisions, page_of
 from training.release import measure_all, operating_point
@@ -65,7 +66,8 @@ def test_model_report_loads_nothing_and_names_its_figures(
     net, prior_K = FaceNet(tiny.model), state.prior_K.numpy()
     share, temperature = operating_point(net, prior_K, faces.part("valid"))
     ready = calibrated(net, prior_K, share, temperature)
-    measured = measure_all(ready, faces, {"<other>": faces}, temperature)
+    mine = Corpus(name="mine", faces=faces, sources={})
+    measured = measure_all(ready, mine, {"<other>": faces}, temperature)
     sections = report.model_sections(measured, [], report.read_log(tmp_path / "log.jsonl"))
     report.write(tmp_path / "page.html", "A & B", sections, measured)
     page = read(tmp_path / "page.html")
@@ -80,7 +82,7 @@ def test_model_report_loads_nothing_and_names_its_figures(
     right = (said == truth)[truth != 7].mean()
     assert figures[1]["scores"]["accuracy"]["value"] == pytest.approx(right)
     both = [tmp_path / "best.pt", tmp_path / "last.pt"]
-    sections, figured = page_of(both, faces, {"other": faces}, Divisions())
+    sections, figured = page_of(both, mine, {"other": faces}, Divisions())
     assert sections[0].title == "Over several runs"
     assert {s.runs for s in figured.seeds} == {2}
     assert sum(s.n for s in figured.slices["other"] if s.by == "brightness") == 160 + 32
