@@ -18,7 +18,6 @@ from streamer.events import (
     DaemonStarted,
     DaemonStopping,
     EmotionSample,
-    EventData,
     FaceLost,
     TrackData,
 )
@@ -102,11 +101,15 @@ class CameraRow:
 class Board:
     """The last state of every camera and face that is subscribed to.
 
+    Behind one address there may be a fleet, whose daemons' events come as each of them sent them.
+    So another run is a restart for the camera that it speaks for, and for no other; what the start
+    or the end of another run than the publisher's own means, its snapshot knows.
+
     Args:
         topics: prefixes of the topics subscribed to; a snapshot names other cameras too.
 
     Attributes:
-        epoch: the publisher's run; empty before anything was heard.
+        epoch: the publisher's run, by its snapshot; empty before the first.
         daemon: what ``daemon.started`` said; None before it.
         stopping: why the publisher said that it stops; empty while it runs.
         gap: the last gap; None as long as nothing was missed.
@@ -116,6 +119,7 @@ class Board:
     def __init__(self, topics: Sequence[str] = ("",)) -> None:
         self._topics = tuple(topics)
         self._cameras: dict[str, CameraRow] = {}
+        self._runs: dict[str, str] = {}  # the run that spoke for a camera last
         self._faces: dict[tuple[str, int], FaceRow] = {}
         self._arrivals_s: deque[float] = deque()
         self._first_s: float | None = None
@@ -127,8 +131,10 @@ class Board:
 
     def start_from(self, snapshot: Snapshot, now_s: float) -> None:
         """Take the state from a snapshot; of faces that go on the history is kept."""
-        known = self._faces if snapshot.epoch == self.epoch else {}
-        self._restart(snapshot.epoch)
+        known, runs = self._faces, self._runs
+        self._cameras, self._faces = {}, {}
+        if snapshot.epoch != self.epoch:
+            self.epoch, self.stopping = snapshot.epoch, ""
         self.daemon = snapshot.daemon
         for name in snapshot.daemon.cameras if snapshot.daemon else ():
             self._camera(name)
@@ -140,31 +146,55 @@ class Board:
                     reason=camera.reason,
                     detail=camera.detail,
                 )
+        names = {*self._cameras, *(track.camera for track in snapshot.tracks)}
+        self._runs = {name: snapshot.run_of(name) for name in names}
         for track in snapshot.tracks:
             key = track.camera, track.track
             if not self._wanted(track.camera):
                 continue
-            face = known.get(key)
+            # In another run the same number is somebody else.
+            goes_on = runs.get(track.camera) == self._runs[track.camera]
+            face = known.get(key) if goes_on else None
             if face is None:
                 face = FaceRow(camera=key[0], track=key[1], heard_s=now_s)
                 if track.sample is not None:
                     face.read(track.sample, now_s, live=False)
             self._faces[key] = face
 
-    def take(self, event: Received, now_s: float) -> None:
-        """Take in one event."""
+    def take(self, event: Received, now_s: float) -> bool:
+        """Take in one event; return whether only a new snapshot can tell what it means."""
         self.events += 1
         self._first_s = now_s if self._first_s is None else self._first_s
         self._arrivals_s.append(now_s)
         if event.gap is not None:
             self.gap = event.gap
-        if event.epoch != self.epoch:
-            self._restart(event.epoch)
         data = event.data
-        if isinstance(data, EventData):
+        if isinstance(data, DaemonStarted | DaemonStopping):
+            if self.epoch not in {"", event.epoch}:
+                return True  # the publisher was started anew, or a node of a fleet was
+            if not self.epoch:  # nobody has said whose run is whose: it is taken for the only one
+                for name in [name for name, run in self._runs.items() if run != event.epoch]:
+                    self._drop(name)
+            self._apply_daemon(data)
+        elif isinstance(data, CameraData):
+            taken_over = self._runs.get(data.camera, event.epoch) != event.epoch
+            if taken_over:
+                self._drop(data.camera)
+            self._runs[data.camera] = event.epoch
             self._apply(data, now_s)
+            # These two say all; anything else of a new run comes after something was missed.
+            return taken_over and not isinstance(data, CameraOnline | CameraOffline)
+        return False
 
-    def _apply(self, data: EventData, now_s: float) -> None:
+    def _apply_daemon(self, data: DaemonStarted | DaemonStopping) -> None:
+        if isinstance(data, DaemonStopping):
+            self.stopping = data.reason or "asked to"
+            return
+        self.daemon, self.stopping = data, ""
+        for name in data.cameras:
+            self._camera(name)
+
+    def _apply(self, data: CameraData, now_s: float) -> None:
         match data:
             case TrackData():
                 self._apply_track(data, now_s)
@@ -177,12 +207,6 @@ class Board:
                 self._cameras[data.camera] = CameraRow(
                     camera=data.camera, online=False, reason=data.reason, detail=data.detail
                 )
-            case DaemonStarted():
-                self.daemon, self.stopping = data, ""
-                for name in data.cameras:
-                    self._camera(name)
-            case DaemonStopping():
-                self.stopping = data.reason or "asked to"
             case _:
                 pass  # a type of a newer publisher says nothing that a row could show
 
@@ -239,6 +263,8 @@ class Board:
         for key in [key for key in self._faces if key[0] == camera]:
             del self._faces[key]
 
-    def _restart(self, epoch: str) -> None:
-        self._cameras, self._faces = {}, {}
-        self.epoch, self.daemon, self.stopping = epoch, None, ""
+    def _drop(self, camera: str) -> None:
+        """Whoever spoke for it does no more, and nobody can tell what became of its faces."""
+        self._drop_faces(camera)
+        self._cameras.pop(camera, None)
+        self._runs.pop(camera, None)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
+from streamer.errors import SourceReason
+from streamer.events import CameraData, CameraOffline
 from streamer.logs import Repeated
 from streamer.supervisor import STOP_SIGNALS
 
@@ -63,14 +65,16 @@ class Tally:
         clock: times the summing of repeated gaps.
         taken: events handed to the destination.
         missed: events that the daemon sent and that never arrived here.
-        restarts: how often the daemon was started anew meanwhile.
+        restarts: how often a daemon was started anew meanwhile: a run that had no camera took one
+            over from another. In a fleet each daemon's events are of its own run, and a camera that
+            moves to one that has others already is no restart.
     """
 
     clock: Clock
     taken: int = 0
     missed: int = 0
     restarts: int = 0
-    _epoch: str | None = None
+    _runs: dict[str, str] = field(default_factory=dict)  # by camera: who spoke for it last
     _told: int = 0
     _repeated: Repeated = field(init=False)
 
@@ -80,16 +84,24 @@ class Tally:
     def count(self, event: Received) -> None:
         """Count an event and what its gap says, and log the latter at most once in ten seconds."""
         self.taken += 1
-        if event.epoch != self._epoch:
-            if self._epoch is not None:
-                self.restarts += 1
-                log.info("daemon_restarted", epoch=event.epoch)
-            self._epoch = event.epoch
+        if isinstance(event.data, CameraData):
+            self._take_note(event.data, event.epoch)
         if event.gap is not None and event.gap.missing:
             self.missed += event.gap.missing
             if self._repeated.offer("gap") is not None:
                 log.warning("events_missed", count=self.missed - self._told, topic=event.topic)
                 self._told = self.missed
+
+    def _take_note(self, data: CameraData, run: str) -> None:
+        """Count a restart, and log it at most once in ten seconds."""
+        if isinstance(data, CameraOffline) and data.reason == SourceReason.NODE_LOST:
+            return  # the fleet's own word: nobody has the camera now
+        before = self._runs.get(data.camera, run)
+        if before != run and run not in self._runs.values():
+            self.restarts += 1
+            if self._repeated.offer("restarted") is not None:
+                log.info("daemon_restarted", epoch=run, camera=data.camera)
+        self._runs[data.camera] = run
 
     def refused(self, address: str) -> None:
         """Log that the daemon refuses this client, at most once in ten seconds."""

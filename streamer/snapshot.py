@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from streamer.envelope import Numbered
+from streamer.envelope import Numbered, topic_of
 from streamer.events import (
     UNKNOWN,
     CameraOffline,
@@ -87,6 +87,11 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     cameras: list[CameraState] = []
     tracks: list[TrackState] = []
     epochs: dict[str, dict[str, int]] = {}
+
+    def run_of(self, camera: str) -> str:
+        """Return the run that had a camera last: who takes one over says that it is online."""
+        runs = self.epochs.get(topic_of(CameraOnline.TYPE, camera))
+        return next(reversed(runs)) if runs else self.epoch
 
 
 class _Track(msgspec.Struct, kw_only=True):

@@ -136,10 +136,8 @@ class _Follower:
             now_s = time.monotonic()
             if event is None:
                 continue
-            restarted = event.epoch != self.board.epoch
             self._heard_s = now_s
-            self.board.take(event, now_s)
-            if event.gap is not None or restarted:
+            if self.board.take(event, now_s) or event.gap is not None:
                 self._want(now_s)
         self.board.age(time.monotonic())
 

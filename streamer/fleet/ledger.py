@@ -87,7 +87,7 @@ class Ledger:
         """Take note of an event that went out."""
         if self._runs_here(told.event.camera):
             self._count(told.topic, told.epoch, told.sequence)
-            self._state.apply(told)
+            self._keep(told)
 
     def say(self, told: Numbered) -> None:
         """Take note of an event of the fleet's own, whose numbers are kept elsewhere."""
@@ -127,7 +127,7 @@ class Ledger:
                 self._count(topic, snapshot.epoch, sequence)
         for told in since:
             if told.sequence > snapshot.sequences.get(told.topic, 0):
-                self.say(told)
+                self._keep(told)
 
     @property
     def runs(self) -> dict[str, dict[str, int]]:
@@ -140,8 +140,13 @@ class Ledger:
 
     @property
     def daemon(self) -> DaemonStarted | None:
-        """What ``daemon.started`` said last."""
+        """What the fleet's own ``daemon.started`` said."""
         return self._state.daemon
+
+    def _keep(self, told: Numbered) -> None:
+        """Keep what a node's event says; its daemon's start tells of that one's share alone."""
+        if self._runs_here(told.event.camera) and not isinstance(told.event.data, DaemonStarted):
+            self._state.apply(told)
 
     def _mine(self, node: str) -> set[str]:
         return {camera for camera, owner in self._owners.items() if owner == node}
