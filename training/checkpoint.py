@@ -45,6 +45,8 @@ class Checkpoint:
         prior_K: class shares of the training targets before any re-sampling, float32.
         best: the best validation score so far.
         data: sha256 of each source file.
+        faces: ``FaceSet.checksum`` of what it learned from and was chosen by; 0: not known.
+        stale: validations since the best one.
     """
 
     config: dict[str, Any]
@@ -55,6 +57,8 @@ class Checkpoint:
     prior_K: Tensor
     best: float
     data: dict[str, str]
+    faces: int = 0
+    stale: int = 0
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:

@@ -73,12 +73,13 @@ def fit(  # noqa: C901, PLR0912, PLR0915 - one run, readable from top to bottom
 
     Raises:
         ConfigError: when a split is empty, or ``last.pt`` is there without ``resume`` or of
-            another configuration.
+            another configuration or of other faces.
         StreamerError: when the disk is full; what was written before is whole.
     """
     # --- data: uint8 in memory, targets, how often each row is shown
     workers, device = Workers.now(), torch.device(config.device)
     batches, valid = Batches(config, faces, workers), Validation.of(faces.part("valid"))
+    checksum = faces.rows(faces.split_N != "test").checksum()
     prior_K = batches.prior_K
 
     # --- model, loss, optimiser, average; then the state of an interrupted run
@@ -97,16 +98,18 @@ def fit(  # noqa: C901, PLR0912, PLR0915 - one run, readable from top to bottom
         raise ConfigError(f"{out / LAST} is there already; give --resume, or another directory")
     if resume and (out / LAST).exists():
         state = checkpoints.load(out / LAST)
-        _same_run(state, config, out)
+        _same_run(state, config, checksum, out)
         model.load_state_dict(state.model)
         optimizer.load_state_dict(state.optimizer)
         average.load_state_dict(state.average)
-        first, best = state.epoch, state.best
+        first, best, stale = state.epoch, state.best, state.stale
 
     # --- the whole network first, then perhaps its classifier alone, each with its own schedule
     body = config.epochs - config.head_epochs
     learner: nn.Module | None = None
     for epoch in range(first, config.epochs):
+        if config.patience and stale >= config.patience:
+            break
         head = epoch >= body
         begun, length = (body, config.head_epochs) if head else (0, body)
         if learner is None or epoch == body:
@@ -153,6 +156,8 @@ def fit(  # noqa: C901, PLR0912, PLR0915 - one run, readable from top to bottom
             prior_K=prior_K,
             best=best,
             data=sources or {},
+            faces=checksum,
+            stale=stale,
         )
         line = {"epoch": epoch + 1, "loss": total / seen, "seconds": time.monotonic() - began}
         line |= {"lr": optimizer.param_groups[0]["lr"], **scores}
@@ -163,8 +168,6 @@ def fit(  # noqa: C901, PLR0912, PLR0915 - one run, readable from top to bottom
                 checkpoints.save(out / BEST, state)
             checkpoints.append(out / LOG, line)
             report(line)
-        if config.patience and stale >= config.patience:
-            break
     if state is None:
         raise ConfigError("epochs is 0; a run needs at least one")
     return state
@@ -297,7 +300,9 @@ def averaged_model(config: TrainConfig, state: dict[str, Tensor]) -> FaceNet:
     return channels_last(model.eval())
 
 
-def _same_run(state: Checkpoint, config: TrainConfig, out: Path) -> None:
+def _same_run(state: Checkpoint, config: TrainConfig, checksum: int, out: Path) -> None:
+    if state.faces not in {0, checksum}:
+        raise ConfigError(f"{out / LAST} was trained on other faces; choose another directory")
     before = config_from(state.config)
     if replace(before, device=config.device, epochs=config.epochs) != config:
         raise ConfigError(

@@ -110,8 +110,32 @@ def test_patience_stops_a_run_that_does_not_improve(
 ) -> None:
     """With a learning rate of zero nothing improves after the first epoch."""
     frozen = replace(tiny.optim, lr=0.0, average=1.0)
-    state = fit(replace(tiny, epochs=9, patience=2, optim=frozen), faces, tmp_path)
+    config = replace(tiny, epochs=9, patience=2, optim=frozen)
+    state = fit(config, faces, tmp_path / "whole")
     assert state.epoch <= 4
+
+    def stop(line: dict[str, object]) -> None:
+        if line["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, faces, tmp_path / "parts", report=stop)
+    for _ in range(2):  # it stops where the other did, and goes no further when asked again
+        assert fit(config, faces, tmp_path / "parts", resume=True).epoch == state.epoch
+
+
+def test_a_run_does_not_go_on_with_other_faces(
+    tmp_path: Path, faces: FaceSet, tiny: TrainConfig
+) -> None:
+    """One vote is enough to be refused; the test split plays no part."""
+    config = replace(tiny, epochs=1)
+    fit(config, faces, tmp_path)
+    votes = faces.votes_NK.copy()
+    votes[faces.split_N == "test"] += 1.0
+    fit(config, replace(faces, votes_NK=votes), tmp_path, resume=True)
+    votes[np.flatnonzero(faces.split_N == "train")[0], 3] += 1.0
+    with pytest.raises(ConfigError, match="trained on other faces"):
+        fit(config, replace(faces, votes_NK=votes), tmp_path, resume=True)
 
 
 def test_empty_split_is_refused(tmp_path: Path, faces: FaceSet, tiny: TrainConfig) -> None:

@@ -5,6 +5,7 @@ Legend: N faces, H W pixels, K classes.
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
@@ -78,6 +79,14 @@ class FaceSet:
 
     def __len__(self) -> int:
         return len(self.images_NHW)
+
+    def checksum(self) -> int:
+        """Return a number that changes with any picture, vote, split or eye."""
+        told = (self.images_NHW, self.votes_NK, self.other_N, self.second_N, self.eyes_N22)
+        sum_ = zlib.crc32("\n".join(self.split_N.tolist()).encode())
+        for array in told:
+            sum_ = zlib.crc32(np.ascontiguousarray(array).data, sum_)
+        return sum_
 
     def rows(self, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> FaceSet:
         """Return the chosen rows, by mask or by index."""
