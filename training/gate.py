@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from training.data.faces import FaceSet
     from training.recipes import TrainConfig
 
-__all__ = ["Figures", "Verdict", "gate", "judge"]
+__all__ = ["Figures", "Verdict", "at_length", "gate", "judge"]
 
 LEAST_SEEDS = 3
 _CONFIDENCE = 0.95
@@ -86,8 +86,8 @@ def gate(
     """Train with and without synthetic pictures and decide.
 
     Args:
-        config: of every run; the epochs of a run with more pictures are shortened, so that both
-            take the same number of steps.
+        config: of every run; an epoch with more pictures is cut to the length of one without, so
+            that both take the same number of steps.
         faces: real pictures, with splits "train" and "valid".
         synthetic: pictures for the train split.
         unseen: a corpus never trained on.
@@ -104,17 +104,22 @@ def gate(
     if (synthetic.split_N != "train").any():
         raise ConfigError("synthetic pictures may be in the split 'train' alone")
     both = concatenate([faces, synthetic])
-    real = len(faces.part("train"))
-    shorter = max(1, round(config.epochs * real / (real + len(synthetic))))
     plain, helped = [], []
     for seed in seeds:
         run = replace(config, seed=seed)
         plain.append(_figures(run, faces, faces, unseen, out / f"real-{seed}"))
         report(_line(f"seed {seed}, real alone", plain[-1]))
-        more = replace(run, epochs=shorter)
+        more = at_length(run, len(faces.part("train")), len(synthetic))
         helped.append(_figures(more, both, faces, unseen, out / f"synthetic-{seed}"))
         report(_line(f"seed {seed}, with synthetic", helped[-1]))
     return judge(plain, helped)
+
+
+def at_length(config: TrainConfig, real: int, made: int) -> TrainConfig:
+    """Return a run over real and made pictures whose epochs are as long as of the real alone."""
+    share = real / (real + made)
+    balance = replace(config.balance, length=config.balance.length * share)
+    return replace(config, balance=balance)
 
 
 def judge(plain: list[Figures], helped: list[Figures]) -> Verdict:

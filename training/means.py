@@ -18,6 +18,7 @@ from training.data.labels import majority
 from training.distill import taught
 from training.ensemble import out_of_fold, reread
 from training.evaluate import softmax
+from training.gate import at_length
 from training.synthesize import GanConfig, make
 from training.train import LAST, averaged_model, fit, predict
 from training.variants import AVERAGED, GAN, MORPHS, STACKED, TAUGHT
@@ -140,8 +141,7 @@ def _with_made(means: str, config: TrainConfig, faces: FaceSet) -> tuple[TrainCo
         count=count,
         gan=GanConfig(steps=_GAN_STEPS, bfloat16=config.bfloat16, seed=config.seed),
     )
-    shorter = max(1, round(config.epochs * len(train) / (len(train) + len(made))))
-    return replace(config, epochs=shorter), concatenate([faces, made])
+    return at_length(config, len(train), len(made)), concatenate([faces, made])
 
 
 def _log(p_NK: np.ndarray) -> F32:

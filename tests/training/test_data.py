@@ -85,6 +85,8 @@ def test_power_sampling_draws_classes_by_the_root_of_their_size() -> None:
     rates = draw_rates(wanted, BalanceConfig(kind="power", power=0.5))
     assert rates.sum() == pytest.approx(104.0, rel=1e-5)
     assert rates[:100].sum() / rates[100:].sum() == pytest.approx(5.0, rel=1e-5)
+    half = draw_rates(wanted, BalanceConfig(kind="power", power=0.5, length=0.5))
+    np.testing.assert_allclose(half, rates / 2, rtol=1e-6)
 
 
 def test_under_sampling_cuts_large_classes_to_the_ratio() -> None:

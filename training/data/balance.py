@@ -34,12 +34,14 @@ class BalanceConfig:
         ratio: for "under" and "cyclic", largest class over smallest within an epoch.
         alike: before all this, of the pictures of a large class that look alike only the first is
             kept: the correlation from which they do; 0.9 is the same photograph; 0: all are kept.
+        length: of an epoch, as a share of what it would be; under 1, pictures take turns.
     """
 
     kind: str = "power"
     power: float = 0.5
     ratio: float = 4.0
     alike: float = 0.0
+    length: float = 1.0
 
 
 def draw_rates(targets_NK: F32, config: BalanceConfig) -> F32:
@@ -50,8 +52,12 @@ def draw_rates(targets_NK: F32, config: BalanceConfig) -> F32:
         config: how.
 
     Returns:
-        float32 (N,); for "power" the mean is 1, so that an epoch keeps its length.
+        float32 (N,); for "power" the mean is ``length``, so that an epoch keeps it.
     """
+    return _rates(targets_NK, config) * np.float32(config.length)
+
+
+def _rates(targets_NK: F32, config: BalanceConfig) -> F32:
     mass = np.maximum(targets_NK.sum(axis=0), 1e-6)
     present = mass > 1.0
     if config.kind == "natural":
