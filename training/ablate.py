@@ -114,8 +114,10 @@ def ablate(
         The runs.
 
     Raises:
-        ConfigError: when a name is no variant.
+        ConfigError: when a name is no variant, or an unseen corpus takes validation's.
     """
+    if VALID in unseen:
+        raise ConfigError(f"an unseen corpus cannot be called {VALID!r}; give it another name")
     unknown = [name for name in names if name not in VARIANTS]
     if unknown:
         raise ConfigError(
@@ -124,7 +126,7 @@ def ablate(
     sets = {VALID: Yardstick.of(faces.part("valid"), raw=True)}
     sets |= {name: Yardstick.of(other, raw=False) for name, other in unseen.items()}
     stamp = {"share": share, "sets": {k: _checksum(v) for k, v in sets.items()}}
-    stamp |= {"train": zlib.crc32(np.ascontiguousarray(faces.part("train").images_NHW).data)}
+    stamp |= {"train": faces.part("train").checksum()}
     chosen = tuple(dict.fromkeys((BASE, *names)))
     runs: list[Run] = []
     made: list[float] = []

@@ -76,6 +76,8 @@ def ablate(
     config = recipes.changed(recipes.recipe(recipe), set_)
     faces, others = cache.load(data).faces, {}
     for name, path in map(pair, unseen):
+        if name in others:
+            raise ConfigError(f"--unseen names {name!r} twice; give NAME=CACHE")
         other = cache.load(path).faces
         others[name] = other.rows(~np.isin(other.group_N, leave_out))
     page = out / "ablation.html"

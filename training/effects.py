@@ -1,18 +1,22 @@
 """Effects of an ablation: paired differences to the base, with intervals, as tables and a page.
 
 An interval adds two noises in squares: that of the seeds (weights, order and choice of training
-pictures) and that of the measured pictures (bootstrap over groups).
+pictures) and that of the measured pictures (bootstrap over groups). Few seeds tell little about
+their spread, so its ends are Student's, with Satterthwaite's degrees of freedom; one seed tells
+nothing, and has no interval.
 
 Legend: N faces, G groups, K classes, R bootstrap draws.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
+from scipy import stats
 
 from training.data.faces import CLASSES
 from training.evaluate import from_confusion
@@ -30,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Effect", "Row", "rows", "write_page"]
 
 _DRAWS = 400  # the ends of an interval then move by a twentieth of its width
-_NORMAL = 1.96
+_UPPER = 0.975
 _TWO = 2  # seeds, for a spread
 
 
@@ -41,18 +45,20 @@ class Effect:
     Attributes:
         macro_f1, accuracy: means over the seeds and framings.
         change: of macro F1 to the base, paired by seed; 0 for the base itself.
-        low, high: 95 % interval of the change.
+        low, high: 95 % interval of the change; None from one seed.
     """
 
     macro_f1: float
     accuracy: float
     change: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
     @property
     def verdict(self) -> str:
         """Return "better" or "worse" where the interval leaves zero out, else nothing."""
+        if self.low is None or self.high is None:
+            return ""
         return "better" if self.low > 0.0 else "worse" if self.high < 0.0 else ""
 
 
@@ -117,22 +123,39 @@ def _effects(members: dict[str, list[Run]], which: str, yardstick: Yardstick) ->
         name: np.stack([scores[name, r.seed][0] - scores[BASE, r.seed][0] for r in runs])
         for name, runs in members.items()
     }
-    spreads = [c[:, 0].var(ddof=1) for n, c in changes.items() if n != BASE and len(c) >= _TWO]
-    pooled = float(np.mean(spreads)) if spreads else 0.0
+    several = [c[:, 0] for n, c in changes.items() if n != BASE and len(c) >= _TWO]
+    pooled = float(np.mean([c.var(ddof=1) for c in several])) if several else 0.0
+    freedom = sum(len(c) - 1 for c in several)
     out = {}
     for name, change in changes.items():
         own = float(change[:, 0].var(ddof=1)) if len(change) >= _TWO else 0.0
         # Three seeds alone tell little about their spread; all variants together tell it well.
         seeds = 0.0 if name == BASE else max(own, pooled) / len(change)
-        half = _NORMAL * (seeds + float(change.mean(axis=0)[1:].var(ddof=1))) ** 0.5
+        pictures = float(change.mean(axis=0)[1:].var(ddof=1))
+        half = _ends(seeds, freedom, pictures)
+        known = name == BASE or len(change) >= _TWO
         mean = float(change[:, 0].mean())
         f1, accuracy = (
             float(np.mean([scores[name, r.seed][i][0] for r in members[name]])) for i in (0, 1)
         )
         out[name] = Effect(
-            macro_f1=f1, accuracy=accuracy, change=mean, low=mean - half, high=mean + half
+            macro_f1=f1,
+            accuracy=accuracy,
+            change=mean,
+            low=mean - half if known else None,
+            high=mean + half if known else None,
         )
     return out
+
+
+def _ends(seeds: float, freedom: int, pictures: float) -> float:
+    """Return half of the interval that two variances make, the first one estimated.
+
+    Source: Satterthwaite 1946, "An Approximate Distribution of Estimates of Variance Components".
+    """
+    total = seeds + pictures
+    degrees = freedom * (total / seeds) ** 2 if seeds > 0.0 else np.inf
+    return float(stats.t.ppf(_UPPER, degrees)) * math.sqrt(total)
 
 
 def _scores(
@@ -203,8 +226,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         if row.variant == BASE:
             cells += ["", ""]
         else:
-            cells += [f"{100 * e.change:+.1f} ({100 * e.low:+.1f} to {100 * e.high:+.1f})"]
-            cells += [e.verdict]
+            cells += [_change(e), e.verdict]
     return tuple(cells)
 
 
@@ -226,14 +248,17 @@ def _markdown(table: list[Row], sets: list[str], settings: dict[str, str]) -> st
             group = row.group
             lines.append(f"| **{group}** |{' |' * (len(columns) - 1)}")
         cells = [row.variant, str(len(row.seeds)), f"{row.cpu_s:.0f}"]
-        for effect in row.effects.values():
-            mark = "**" if effect.verdict else ""
-            change, low, high = (
-                f"{100 * x:+.1f}" for x in (effect.change, effect.low, effect.high)
-            )
-            cells.append(f"{mark}{change}{mark} ({low} to {high})")
+        cells += [_change(e, "**" if e.verdict else "") for e in row.effects.values()]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _change(effect: Effect, mark: str = "") -> str:
+    """Return the change of macro F1 in points, with its interval where there is one."""
+    change = f"{mark}{100 * effect.change:+.1f}{mark}"
+    if effect.low is None or effect.high is None:
+        return f"{change} (one seed)"
+    return f"{change} ({100 * effect.low:+.1f} to {100 * effect.high:+.1f})"
 
 
 def _base(table: list[Row], name: str) -> str:
@@ -248,7 +273,8 @@ def _forest(table: list[Row], sets: list[str]) -> str:
     for axes, name in zip(panels, sets, strict=True):
         for place, row in enumerate(reversed(table)):
             e = row.effects[name]
-            axes.plot([100 * e.low, 100 * e.high], [place, place], color=colours[e.verdict])
+            if e.low is not None and e.high is not None:
+                axes.plot([100 * e.low, 100 * e.high], [place, place], color=colours[e.verdict])
             axes.plot([100 * e.change], [place], marker="o", color=colours[e.verdict])
         axes.axvline(0.0, color="#1b1f24", linewidth=0.8)
         axes.set_title(name, fontsize=9)

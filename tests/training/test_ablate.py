@@ -13,7 +13,7 @@ import pytest
 from streamer.errors import ConfigError
 from training.ablate import Progress, Run, ablate, quarter
 from training.data.faces import CLASSES
-from training.effects import rows, write_page
+from training.effects import Effect, _ends, rows, write_page
 from training.losses import Loss
 from training.model import FaceNet
 from training.optim import build_optimizer, factor
@@ -102,6 +102,8 @@ def test_unknown_variant_is_refused(tmp_path: Path, faces: FaceSet, tiny: TrainC
     """The error names it and says where the list is."""
     with pytest.raises(ConfigError, match=r"variant 'magic' does not exist.*--list"):
         ablate(tiny, faces, {}, tmp_path, names=("magic",))
+    with pytest.raises(ConfigError, match="cannot be called 'validation'"):
+        ablate(tiny, faces, {VALID: faces}, tmp_path)
 
 
 def test_a_share_keeps_every_class_and_the_other_splits(faces: FaceSet) -> None:
@@ -147,19 +149,43 @@ def test_effects_are_paired_by_seed_and_know_noise() -> None:
     assert table["L1"].accuracy == pytest.approx(0.8)
     assert table["L1"].macro_f1 == pytest.approx(0.8)
     assert table["tanh"].change == pytest.approx(0.0)
-    assert table["tanh"].low < -0.05
+    low, high = table["tanh"].low, table["tanh"].high
+    assert low is not None
+    assert high is not None
+    assert low < -0.05
     assert table["tanh"].verdict == ""
     assert table[BASE].change == table[BASE].low == table[BASE].high == 0.0
     # Three seeds that agree say little about their noise; the other variant's widens the interval.
     alone = [r for r in runs if r.variant != "tanh"]
     effect = {row.variant: row.effects[VALID] for row in rows(alone, sets)}["L1"]
     assert effect.verdict == "better"
-    assert effect.high - effect.low < 0.7 * (table["L1"].high - table["L1"].low)
+    assert width(effect) < 0.7 * width(table["L1"])
+
+
+def test_few_seeds_prove_little() -> None:
+    """One seed has no interval; of two thousand techniques that do nothing few are called real."""
+    n, sets = 400, {VALID: yardstick(400)}
+    runs = [run(BASE, 0, 40, n), run("L1", 0, 0, n)]
+    effect = {row.variant: row.effects[VALID] for row in rows(runs, sets)}["L1"]
+    assert (effect.low, effect.high, effect.verdict) == (None, None, "")
+    rng = np.random.default_rng(1)
+    luck = rng.normal(0.0, 1.0, (20_000, 3))
+    seeds = luck.var(axis=1, ddof=1) / 3
+    ends = np.array([_ends(float(v), 2, 0.0) for v in seeds])
+    assert 0.03 < float((np.abs(luck.mean(axis=1)) > ends).mean()) < 0.07
+
+
+def width(effect: Effect) -> float:
+    """Return how wide an interval is."""
+    assert effect.low is not None
+    assert effect.high is not None
+    return effect.high - effect.low
 
 
 def test_page_is_grouped_as_the_theory(tmp_path: Path) -> None:
     """The page has a heading a group, the JSON every figure."""
-    runs = [run(BASE, 0, 40, 200), run("L1", 0, 20, 200), run("tanh", 0, 60, 200)]
+    runs = [run(BASE, seed, 40, 200) for seed in (0, 1)]
+    runs += [run("L1", 0, 20, 200), run("tanh", 0, 60, 200), run("tanh", 1, 60, 200)]
     page = tmp_path / "ablation.html"
     cells = write_page(page, runs, {VALID: yardstick(200)}, {"epochs": "4"})
     assert [line[0] for line in cells] == ["variant", BASE, "tanh", "L1"]
@@ -170,7 +196,8 @@ def test_page_is_grouped_as_the_theory(tmp_path: Path) -> None:
     assert saved["rows"][2]["effects"][VALID]["change"] == pytest.approx(0.1)
     table = page.with_suffix(".md").read_text()
     assert "| **Activation** |" in table
-    assert re.search(r"^\| L1 \| 1 \| \d+ \| \**\+10\.0\** \(", table, re.MULTILINE)
+    assert re.search(r"^\| L1 \| 1 \| \d+ \| \+10\.0 \(one seed\)", table, re.MULTILINE)
+    assert re.search(r"^\| tanh \| 2 \| \d+ \| \*\*-10\.0\*\* \(-", table, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
