@@ -90,7 +90,8 @@ def out_of_fold(
     k = logits_MNK.shape[2]
     inputs = _inputs(logits_MNK)
     out: F32 = np.zeros((len(labels_N), k), np.float32)
-    for train, held in folds(groups_N, _FOLDS, seed):
+    few = min(_FOLDS, len(np.unique(groups_N)))
+    for train, held in folds(groups_N, few, seed):
         model = _fitted(inputs[train], labels_N[train])
         out[np.ix_(held, model.classes_)] = model.predict_proba(inputs[held])
     return out

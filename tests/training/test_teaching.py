@@ -84,6 +84,8 @@ def test_stacker_learns_whom_to_trust() -> None:
     mean = float((np.mean([softmax(z) for z in logits], axis=0).argmax(axis=1) == labels).mean())
     assert stacked > 0.85
     assert stacked > mean + 0.3
+    few = np.array([str(i % 3) for i in range(400)], np.str_)  # fewer groups than folds
+    assert float((out_of_fold(logits, labels, few).argmax(axis=1) == labels).mean()) > 0.85
     other = reread(logits[:, :300], labels[:300].astype(np.int64), logits[:, 300:])
     assert float((other.argmax(axis=1) == labels[300:]).mean()) > 0.8
 
