@@ -31,18 +31,50 @@ _MAX_KEYS: Final = 1024
 
 MASK: Final = "***"
 
-# A URL's user and password. "[^:/?#]*:" then anything up to the last "@" also catches a password
+# A URL's user and password. "[^/?#:]*:" then anything up to the last "@" also catches a password
 # with a raw "/" in it, which is no valid URL but is what people type; 2048 bounds the search.
 # One slash is what is left of two where an address was taken for a path.
-_USERINFO = re.compile(
-    r"(?:://|(?<=[A-Za-z0-9]):/)(?:[^\s/?#:]{0,2048}:\S{0,2048}|[^\s/?#]{1,2048})@"
+_LOGIN = re.compile(
+    r"(?:://|(?<=[A-Za-z0-9]):/)"
+    r"(?P<login>[^/?#:\r\n]{0,2048}+:[^\r\n]{0,2048}|[^/?#\r\n]{1,2048})@(?P<rest>\S*)"
 )
-_WORDS = r"token|passw(?:or)?d|pass|pwd|passphrase|secret|credentials?"
-_NAMES = rf"{_WORDS}|api[_-]?key|key|auth|signature|sig"
-_PARAMETER = re.compile(rf"(?i)(?<![a-z])((?:\w+[_.-])?(?:{_NAMES})=)[^\s&#;,'\")\]}}]+")
+# A password may have blanks in it, but "rtsp://a:b@c failed, then rtsp://d:e@f" are two addresses.
+_NEXT_ADDRESS = re.compile(r"(?<=[^\S\r\n])(?=[\"'(\[{<]*(?:\w+=)?[A-Za-z][\w+.-]*:/)")
+# An address with a query; whoever puts quotes or brackets around it means the whole of it.
+_QUERY = (
+    r"(?P<opener>[\"'`(\[{<]?)(?P<address>[A-Za-z][\w+.-]{0,30}+:/[^\s?]{0,2048}+)\?(?P<query>\S*)"
+)
+_CLOSER: Final = {"(": ")", "[": "]", "{": "}", "<": ">"}
+# Outside a query only a name tells a secret, as in "/user=a_password=b.sdp", and no sign but white
+# space and "&" ends it for sure: a password may have any.
+_NAMES = (
+    r"\w*(?:token|passw(?:or)?d|passphrase|pass?|pwd|psw|pw|secret|credentials?)[\d_]*"
+    r"|\w*auth(?:basic|orization)?"
+    r"|\w*(?:api|access)_?key|(?:\w*_)?(?:key|pin|sig|signature|session(?:_?id)?|sid)"
+)
+_PARAMETER = (
+    rf"(?<!\w)(?P<name>(?:{_NAMES})=)"
+    r"(?P<value>\"[^\"\r\n]*\"(?![^\s&,;)\]}])|'[^'\r\n]*'(?![^\s&,;)\]}])|[^\s&]+)"
+)
+_PARAMETERS = re.compile(_PARAMETER, re.IGNORECASE)
+_VALUES = re.compile(f"{_QUERY}|{_PARAMETER}", re.IGNORECASE)
+_HARMLESS: Final = frozenset(
+    {
+        *("channel", "chn", "ch", "camera", "cam", "source", "input", "track", "trackid"),
+        *("stream", "streamtype", "substream", "subtype", "profile", "inst", "video", "audio"),
+        *("codec", "videocodec", "format", "resolution", "size", "width", "height", "rotation"),
+        *("fps", "framerate", "rate", "bitrate", "quality", "compression", "action", "mode"),
+        *("proto", "protocol", "transport", "transportmode", "unicast", "multicast"),
+    }
+)
+"""Parameters that say which picture of a camera is meant; every maker has names of its own for a
+password, so that any other parameter of an address may be one."""
+_PLAIN = re.compile(r"[\w./-]*[^\w\s]*")  # the end is punctuation of the text around
+_MASKED = re.compile(rf"{re.escape(MASK)}[^\w\s]*")
+_PARAMETER_NAME = re.compile(r"[\w.~;-]{1,40}")
 _AUTHORIZATION = re.compile(r"(?i)\b(bearer|basic|digest)\s+[\w.~+/-]{6,}=*")
 _SECRET_KEY = re.compile(
-    r"(?i)(?:^|[_.-])(?:token|passw(?:or)?d|passphrase|secret|credentials?"
+    r"(?i)(?:^|[_.-])(?:token|passw(?:or)?d|pass|pwd|passphrase|secret|credentials?"
     r"|api_?key|secret_?key|authorization|cookie)$"
 )
 
@@ -57,16 +89,65 @@ def redact(text: str) -> str:
         text: any text: a URL, a message, a traceback.
 
     Returns:
-        the text with ``scheme://***@host`` for a URL with user or password, ``token=***`` for
+        the text with ``scheme://***@host`` for a URL with user or password, ``name=***`` for the
+        parameters of a URL but those that are known to be harmless, ``token=***`` elsewhere for
         parameters that carry secrets and ``Bearer ***`` for HTTP credentials. When in doubt it
         removes too much: a host name that is lost can be looked up, a password cannot be taken
         back.
     """
     if "@" in text:
-        text = _USERINFO.sub(f"://{MASK}@", text)
-    if "=" in text:
-        text = _PARAMETER.sub(rf"\1{MASK}", text)
+        parts = _NEXT_ADDRESS.split(text)
+        text = "".join(_LOGIN.sub(_without_login, part) for part in parts)
+    if "=" in text or "?" in text:
+        text = _VALUES.sub(_without_values, text)
     return _AUTHORIZATION.sub(rf"\1 {MASK}", text)
+
+
+def _without_login(match: re.Match[str]) -> str:
+    """Mask user and password; all of the address where the last "@" may be one of its query."""
+    _, asks, query = match["login"].partition("?")
+    if asks and "=" in query:
+        return f"://{MASK}"
+    return f"://{MASK}@{_LOGIN.sub(_without_login, match['rest'])}"
+
+
+def _without_values(match: re.Match[str]) -> str:
+    """Mask the parameters of an address, or one that stands alone."""
+    if match["address"] is None:
+        return _without_value(match)
+    query, tail = _closed(match["query"], match["opener"])
+    address = _PARAMETERS.sub(_without_value, match["address"])
+    return f"{match['opener']}{address}?{'&'.join(map(_shown, query.split('&')))}{tail}"
+
+
+def _without_value(match: re.Match[str]) -> str:
+    value = match["value"]
+    quote = value[0] if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"" else ""
+    return f"{match['name']}{quote}{_masked(value[1:-1] if quote else value)}{quote}"
+
+
+def _closed(query: str, opener: str) -> tuple[str, str]:
+    """Part a query from what closes the quotes or brackets around its address."""
+    closer = _CLOSER.get(opener, opener)
+    end = query.rfind(closer) if closer else -1
+    if end < 0 or re.search(r"\w", query[end:]):
+        return query, ""
+    return query[:end], query[end:]
+
+
+def _shown(parameter: str) -> str:
+    """Return a parameter of an address as it may be shown."""
+    name, _, value = parameter.partition("=")
+    if name.lower() in _HARMLESS and _PLAIN.fullmatch(value):
+        return parameter
+    if not parameter or not value.strip("=") or not _PARAMETER_NAME.fullmatch(name):
+        return _masked(parameter)
+    return f"{name}={_masked(value)}"
+
+
+def _masked(value: str) -> str:
+    """Mask a value; one that is masked keeps the punctuation after it, so that twice is as once."""
+    return value if not value or _MASKED.fullmatch(value) else MASK
 
 
 def _redact_value(value: object) -> object:

@@ -101,6 +101,8 @@ class Planted:
         password = self.plant("File", "QzFile6Plant%@w0rd/QzTail8Plant")
         file = self.secret_file("camera", f"op:{password}")
         special = self.plant("Special", "QzFirst1Plant@QzSecond2Plant/QzThird3Plant")
+        key = self.plant("Apikey")
+        maker = self.plant("Maker", "QzMaker1Plant,QzMaker2Plant")
         nowhere = "127.0.0.1:9"
         query = f"token={self.plant('Query')}&pwd={self.plant('Pwd')}"
         short = "open_timeout_s = 1.0\n"
@@ -113,7 +115,7 @@ class Planted:
             "query": (f"rtsp://{nowhere}/s?channel=1&{query}", ""),
             "path": (f"rtsp://{nowhere}/user=a_password={self.plant('Path')}_stream=0.sdp", ""),
             "http": (
-                f"http://op:{self.plant('Http')}@{nowhere}/v?api_key={self.plant('Apikey')}",
+                f"http://op:{self.plant('Http')}@{nowhere}/v?api_key={key}&loginpas={maker}&rate=5",
                 "",
             ),
             "tls": (f"rtsps://op:{self.plant('Tls')}@{host}", ""),

@@ -141,9 +141,9 @@ def check_camera(camera: configuration.Camera, fleet: Fleet, *, place: str) -> N
     check_scheme(camera.url, key=place)
     if not fleet.secret_key and redact(camera.url) != camera.url:
         raise ConfigError(
-            f"{place}: has a password in it, and without fleet.secret_key any account of this "
-            "machine could be told it; put it into a file and name that in credentials, or make "
-            "keys with: streamer keys"
+            f"{place}: has a password in it, or a parameter that may be one, and without "
+            "fleet.secret_key any account of this machine could be told it; put it into a file and "
+            "name that in credentials, or make keys with: streamer keys"
         )
 
 

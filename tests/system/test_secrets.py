@@ -120,7 +120,7 @@ def test_the_search_finds_what_is_planted(planted: Planted) -> None:
     config = planted.write().read_text()
     in_files = {"File", "HttpToken", "TlsKey", "Curveserver", "Curveclient"}
     in_urls = {"Right", "Wrong", "Special", "Username", "Query", "Pwd", "Path"}
-    assert planted.leaks(config) == in_urls | {"Http", "Apikey", "Tls", "Nameless"}
+    assert planted.leaks(config) == in_urls | {"Http", "Apikey", "Maker", "Tls", "Nameless"}
     assert set(planted.secrets) - planted.leaks(config) == in_files
     for file in ("camera", "token", "tls.key", "server/server.key_secret"):
         assert planted.leaks((planted.folder / file).read_text())
