@@ -43,6 +43,8 @@ _Name = Annotated[str, Meta(pattern="^[a-z0-9_-]{1,64}$")]
 _Seconds = Annotated[float, Meta(gt=0, le=3600)]
 _Share = Annotated[float, Meta(ge=0, le=1)]
 _LIMIT = 4 << 20  # bytes; a file of a thousand cameras is about 100 kB
+_NETWORK = re.compile(r"\s*(?!file:)[a-z][\w+.-]*:/", re.IGNORECASE)
+"""How an address of the network begins; a path may have blanks in it."""
 
 
 class Camera(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -389,6 +391,11 @@ def _check(config: Config, place: str) -> None:
                 "its own name"
             )
         seen.add(camera.name)
+        if _NETWORK.match(camera.url) and any(sign.isspace() for sign in camera.url):
+            raise ConfigError(
+                f"{place}: cameras[{index}].url: has white space in it; write a blank as %20, or "
+                "put user and password into a file named by credentials"
+            )
         try:
             parts = urlsplit(camera.url)
             _ = parts.port  # read here because reading it is what checks it

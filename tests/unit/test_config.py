@@ -72,6 +72,30 @@ def test_a_malformed_address_is_one_line_without_it(url: str) -> None:
     assert "'a'" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "rtsp://admin:my Secret99@127.0.0.1:5999/1",
+        " rtsp://admin:Secret99@camera/1",
+        "rtsp:/admin:my Secret99@camera/1",
+        "http://camera/mjpg?password=my Secret99",
+        "rtsp://admin:my\\tSecret99@camera/1",
+        "rtsp://admin:my\u2003Secret99@camera/1",
+    ],
+)
+def test_white_space_in_an_address_is_refused_without_it(url: str) -> None:
+    """No camera takes it as it is, and where the password in it ends nobody could tell."""
+    with pytest.raises(ConfigError, match=r"cameras\[0\]\.url: has white space .* %20") as caught:
+        config.parse(f'[[cameras]]\nname = "a"\nurl = "{url}"\n')
+    assert "Secret99" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["/data/my clip.mp4", "file:///data/my clip.mp4"])
+def test_a_file_may_have_a_blank_in_its_name(url: str) -> None:
+    """A path is no address of the network."""
+    assert config.parse(f'[[cameras]]\nname = "a"\nurl = "{url}"\n').cameras[0].url == url
+
+
 def test_credentials_need_a_host() -> None:
     """For a device or a file they would end up in its path."""
     text = '[[cameras]]\nname = "a"\nurl = "/dev/video0"\ncredentials = "/etc/secret"\n'
