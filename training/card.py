@@ -2,37 +2,55 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from streamer.bundle import Metric
 from training.data.faces import CLASSES
+from training.inputs import FERPLUS
+from training.origin import learned, rights, taught
 
 if TYPE_CHECKING:
-    from training.evaluate import Interval, Measured
+    from training.evaluate import Interval, Measured, Scores
+    from training.origin import Origin
     from training.recipes import TrainConfig
     from training.smoothing import Steadiness, TemporalResult
 
-__all__ = ["HELD_OUT", "Facts", "metrics", "text"]
+__all__ = ["HELD_OUT", "MOVED", "Facts", "metrics", "text"]
 
 HELD_OUT = "held out by person"
 """What is added to the name of clips that the head learned from, where they are measured."""
+MOVED = "validation stills, moved"
+"""What is added to the name of a set whose stills are rendered as clips."""
+_RARE = 50
+"""Pictures of a class under which one of them is two points of its recall."""
+_WIDTH = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """Everything the card says that is not always the same.
 
-    ``teachers`` are the checkpoint's words on who taught it, empty for a run that had no teacher.
-    ``learned`` are the real clips that the head learned from: how many, and of how many people.
+    Attributes:
+        name: of the bundle.
+        date: of the measurements, ISO.
+        config: of the run.
+        epochs: that it did.
+        origin: what the network learned from.
+        clips: the real clips that the head learned from: how many, and of how many people.
+        share: of the prior in the logits.
+        temperature: of the logits.
+        measured: on pictures; the test split of the set learned from goes by that set's name.
+        temporal: on clips.
     """
 
     name: str
     date: str
     config: TrainConfig
     epochs: int
-    teachers: list[str]
-    learned: dict[str, tuple[int, int]]
+    origin: Origin
+    clips: dict[str, tuple[int, int]]
     share: float
     temperature: float
     measured: list[Measured]
@@ -43,40 +61,30 @@ _USE = """\
 ## What it is for
 
 Reading the visible expression of a face in a camera picture: eight classes, in this order:
-{classes}. It reads faces, not feelings: a face can show what nobody feels and hide what
-somebody does. Do not use it to judge people at work or in education, where the law of the European
-Union forbids it, nor for any decision about a person.
-
-## How it was made
-
-Trained on FER2013's official training split with the votes of FER+ (Barsoum 2016) as target
-distributions; FER2013's own label counts as {second:g} further votes for {classes_second}. The
-network is a residual net with squeeze-and-excitation on 48 x 48 grey pixels; each crop is
-standardised inside the graph. Classes were drawn by the power {power:g} of their size, what
-imbalance was left is corrected in the loss (logit adjustment, tau {tau:g}), and a share of
-{share:g} of the corpus' prior was given back, chosen on the validation split together with the
-temperature {temperature:.3f}. Averaged weights after epoch {epochs} of {planned}; recipe
-`{recipe}`, seed {seed}. {taught}The temporal head was trained on clips synthesised from
-stills of the same training split{clips}.
-
-FER2013's pictures come from the web for research use; FER+'s votes are under the MIT licence. No
-picture of any data set is in this bundle: its parity samples are drawings.
+{classes}. It reads faces, not feelings: a
+face can show what nobody feels and hide what somebody does. Do not use it to judge people at work
+or in education, where the law of the European Union forbids it, nor for any decision about a
+person.
 """
 
-_TAUGHT = """\
-Its targets were mixed with the opinion of an earlier network
-on the same pictures ({teacher}).
-"""
+_NETWORK = (
+    "The network is a residual net with squeeze-and-excitation on 48 x 48 grey pixels; each crop "
+    "is standardised inside the graph. Classes were drawn by the power {power:g} of their size, "
+    "what imbalance was left is corrected in the loss (logit adjustment, tau {tau:g}), and a share "
+    "of {share:g} of the corpus' prior was given back, chosen on the validation split together "
+    "with the temperature {temperature:.3f}. Averaged weights after epoch {epochs} of {planned}; "
+    "recipe `{recipe}`, seed {seed}."
+)
 
 _ACCURACY = """\
 ## Accuracy
 
-Measured {date}, one crop a face, in per cent with 95 % intervals. FER+ test: leaks into train
-removed, top class over half of the votes. Corpora other than FER+ were never trained on. ECE:
-before → after the temperature, which was fitted on FER+'s validation split. With 8 classes all are
-there to choose from and every picture counts. The view of 7 leaves contempt out, its pictures and
-its answer alike, at the same operating point: it is the one to compare with published figures for
-seven classes and with networks that do not know contempt.
+Measured {date}, one crop a face, in per cent with 95 % intervals. {corpus} test: leaks into train
+removed, top class over half of the votes. Corpora other than {corpus} were never trained on. ECE:
+before → after the temperature, which was fitted on {corpus}'s validation split. With 8 classes all
+are there to choose from and every picture counts. The view of 7 leaves contempt out, its pictures
+and its answer alike, at the same operating point: it is the one to compare with published figures
+for seven classes and with networks that do not know contempt.
 
 | data | split, framing | classes | n | accuracy | UAR | macro F1 | ECE | NLL | Brier |
 |---|---|---|---|---|---|---|---|---|---|
@@ -86,7 +94,7 @@ seven classes and with networks that do not know contempt.
 _TIME = """\
 ## Over time
 
-{unseen}Moved stills: 300 pictures of FER+'s
+{unseen}Moved stills: {stills} pictures of {corpus}'s
 validation split, rendered as clips whose expression does not change. Apex: the last three steps.
 Flicker: label changes a second beyond the one that a clip holds. Lag: until the label is right for
 good. The moving average is the strongest that does not lag more than the head. The head's way of
@@ -104,41 +112,13 @@ _HELD = """ "Held out by person":
 clips that the head of this bundle learned from; the figures are those of heads of its kind that
 learned from the other people's clips alone, in folds: they tell of its like and not of itself."""
 
-_LIMITS = """\
-## Limits
-
-- One seed: a difference of a point to another model is not evidence. Intervals are 95 % bootstrap
-  intervals over groups (FER+: sets of duplicates; CK+: subjects); they do not contain the spread
-  between training runs.
-- Disgust (6), contempt (8) and fear (41) are rare in the clean FER+ test, so UAR and macro F1
-  there are wide; CK+ has no neutral pictures, and its labels were posed in a laboratory.
-- Nothing is known about groups of people: neither corpus carries such labels. Expect worse results
-  for children, beards, glasses, hands at the face, strong profile and faces under about 20 pixels.
-- A calibrated probability is calibrated for pictures like FER2013's, not for your camera.
-"""
-
 
 def text(facts: Facts, latency_ms: tuple[float, float]) -> str:
     """Return the card, Markdown."""
-    config = facts.config
-    use = _USE.format(
-        classes=", ".join(CLASSES),
-        second=config.labels.second_votes,
-        classes_second=", ".join(config.labels.second),
-        power=config.balance.power,
-        tau=config.loss.adjust,
-        share=facts.share,
-        temperature=facts.temperature,
-        epochs=facts.epochs,
-        planned=config.epochs,
-        recipe=config.name,
-        seed=config.seed,
-        clips=_clips_learned(facts.learned),
-        taught="".join(_TAUGHT.format(teacher=teacher) for teacher in facts.teachers),
-    )
     parts = [
         f"# {facts.name}\n",
-        use,
+        _USE.format(classes=", ".join(CLASSES)),
+        _how_made(facts),
         _accuracy_table(facts),
         _class_tables(facts),
         _temporal_table(facts),
@@ -147,7 +127,7 @@ def text(facts: Facts, latency_ms: tuple[float, float]) -> str:
             f"machine's CPU: p50 {latency_ms[0]:.2f} ms, p95 {latency_ms[1]:.2f} ms "
             f"({facts.date}; the machine was doing other work).\n"
         ),
-        _LIMITS,
+        _limits(facts),
     ]
     return "\n".join(parts)
 
@@ -228,7 +208,7 @@ def _accuracy_table(facts: Facts) -> str:
         f"| {m.ece_before:.3f} → {m.scores.ece:.3f} | {m.scores.nll:.3f} | {m.scores.brier:.3f} |"
         for m in facts.measured
     ]
-    return _ACCURACY.format(date=facts.date, rows="\n".join(rows))
+    return _ACCURACY.format(date=facts.date, corpus=facts.origin.corpus, rows="\n".join(rows))
 
 
 def _class_tables(facts: Facts) -> str:
@@ -273,27 +253,122 @@ def _temporal_table(facts: Facts) -> str:
             (f"moving average, weight {t.average_weight:g}", t.average),
         )
     ]
-    real = [t for t in facts.temporal if "stills" not in t.dataset]
+    moved = f"{facts.origin.corpus} {MOVED}"
+    real = [t for t in facts.temporal if t.dataset != moved]
     slowest = max(real or facts.temporal, key=lambda t: t.step_s)
-    held = {f"{name}, {HELD_OUT}" for name in facts.learned}
+    held = {f"{name}, {HELD_OUT}" for name in facts.clips}
     unseen = ", ".join(dict.fromkeys(t.dataset for t in real if t.dataset not in held))
     return _TIME.format(
         rows="\n".join(rows),
         verdict=_verdict(slowest),
         held=_HELD if held else "",
         unseen=f"{unseen}: real clips from neutral to apex, never trained on. " if unseen else "",
+        corpus=facts.origin.corpus,
+        stills=sum(t.head.clips for t in facts.temporal if t.dataset == moved),
     )
 
 
-def _clips_learned(learned: dict[str, tuple[int, int]]) -> str:
-    if not learned:
+def _how_made(facts: Facts) -> str:
+    config, origin = facts.config, facts.origin
+    network = _NETWORK.format(
+        power=config.balance.power,
+        tau=config.loss.adjust,
+        share=facts.share,
+        temperature=facts.temperature,
+        epochs=facts.epochs,
+        planned=config.epochs,
+        recipe=config.name,
+        seed=config.seed,
+    )
+    split = f"{origin.corpus}'s" if origin.elsewhere else "the same"
+    head = (
+        f"The temporal head was trained on clips synthesised from stills of {split} training split"
+    )
+    how = " ".join(
+        [
+            learned(origin, config.labels),
+            network,
+            *taught(origin),
+            f"{head}{_clips_learned(facts.clips)}.",
+        ]
+    )
+    return f"## How it was made\n\n{_filled(how)}\n\n{_filled(rights(origin))}\n"
+
+
+def _clips_learned(clips: dict[str, tuple[int, int]]) -> str:
+    if not clips:
         return " and has seen no video"
-    sets = [
-        f"{name} ({clips} clips of {people} people)" for name, (clips, people) in learned.items()
-    ]
+    sets = [f"{name} ({count} clips of {people} people)" for name, (count, people) in clips.items()]
     return (
-        f"\nand on real clips: {', '.join(sets)}. What binds\nwhoever uses those clips may bind "
+        f" and on real clips: {', '.join(sets)}. What binds whoever uses those clips may bind "
         "whoever uses this head"
+    )
+
+
+def _limits(facts: Facts) -> str:
+    corpus = facts.origin.corpus
+    whole = {m.dataset: m.scores for m in facts.measured if not m.left_out}
+    groups = "; ".join(f"{name}: {_groups(name, scores)}" for name, scores in whole.items())
+    known = corpus == FERPLUS and all(_is_ckplus(name) for name in whole if name != corpus)
+    carries = "neither corpus carries" if known else "no set above carries"
+    seed = (
+        "One seed: a difference of a point to another model is not evidence. Intervals are 95 % "
+        f"bootstrap intervals over groups ({groups}); they do not contain the spread between "
+        "training runs."
+    )
+    people = (
+        f"Nothing is known about groups of people: {carries} such labels. Expect worse results for "
+        "children, beards, glasses, hands at the face, strong profile and faces under about 20 "
+        "pixels."
+    )
+    like = "FER2013" if corpus == FERPLUS else corpus
+    camera = (
+        f"A calibrated probability is calibrated for pictures like {like}'s, not for your camera."
+    )
+    limits = [seed, _wanting(corpus, whole), people, camera]
+    items = [f"- {_filled(limit, indent='  ')}" for limit in limits if limit]
+    return "## Limits\n\n" + "\n".join(items) + "\n"
+
+
+def _wanting(corpus: str, whole: dict[str, Scores]) -> str:
+    """Say which classes are rare in the test split, and which sets have none of a class."""
+    said = []
+    counts = sorted(whole[corpus].support.items(), key=lambda item: item[1]) if whole else []
+    rare = [f"{name} ({count})" for name, count in counts if count < _RARE]
+    if rare:
+        are = "is" if len(rare) == 1 else "are"
+        wide = "so UAR and macro F1 there are wide"
+        said.append(f"{_listed(rare)} {are} rare in the clean {corpus} test, {wide}")
+    for name, scores in whole.items():
+        absent = [k for k in CLASSES if k not in scores.support]
+        if absent:
+            posed = ", and its labels were posed in a laboratory" if _is_ckplus(name) else ""
+            said.append(f"{name} has no {_listed(absent)} pictures{posed}")
+    sentence = "; ".join(said)
+    return f"{sentence[:1].upper()}{sentence[1:]}." if said else ""
+
+
+def _groups(name: str, scores: Scores) -> str:
+    if name == FERPLUS:
+        return "sets of duplicates"
+    return "subjects" if _is_ckplus(name) else f"{scores.groups} of {scores.n} pictures"
+
+
+def _is_ckplus(name: str) -> bool:
+    return name.upper().startswith("CK+")
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _filled(sentences: str, indent: str = "") -> str:
+    return textwrap.fill(
+        sentences,
+        _WIDTH,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
     )
 
 

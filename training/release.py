@@ -24,11 +24,11 @@ from training.data.balance import draw_rates, epoch_order
 from training.data.cache import recut
 from training.data.faces import CLASSES
 from training.data.labels import majority, targets
-from training.distill import TEACHER
 from training.evaluate import Measured, fit_temperature, score, softmax
 from training.export import Exported, OnnxFile, calibrated, export
 from training.half import add_half
 from training.heads import joined, lessons, read_held, read_real
+from training.origin import Origin
 from training.outputs import bundle_place
 from training.recipes import changed, config_from
 from training.sequences import fit_head, read_clips
@@ -146,7 +146,7 @@ def release(
         for result in (measure_head(net, head, clip_set, name, stride) for stride in (1, 3))
     ]
     temporal += measure_own(net, stills, own, config.sequences)
-    held = f"{corpus.name} validation stills, moved"
+    held = f"{corpus.name} {card.MOVED}"
     temporal.append(measure_held(net, head, faces.part("valid"), config.sequences, name=held))
 
     report("writing and proving the graphs")
@@ -164,8 +164,8 @@ def release(
         date=what.date,
         config=config,
         epochs=state.epoch,
-        teachers=[name for name in state.data if name.startswith(TEACHER)],
-        learned={name: (len(c), len(np.unique(c.subjects_M))) for name, c in learned.items()},
+        origin=Origin.of(corpus, state.data),
+        clips={name: (len(c), len(np.unique(c.subjects_M))) for name, c in learned.items()},
         share=share,
         temperature=temperature,
         measured=measured,

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import subprocess
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import pytest
 
+from streamer.bundle import file_sha256
 from streamer.errors import ConfigError
 from streamer.types import U8, Detections
 from training.data import cache
 from training.data.clips import ClipSet
 from training.data.corpora import read_affectnet, read_expw, read_rafdb
 from training.data.faces import CLASSES
+from training.data.hashes import hashes_of
 from training.data.sources import FORMATS, make_cache
+from training.inputs import corpus_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -195,6 +199,41 @@ ROWS = "talk.avi,0,0.95,Angry,anna,train\ntalk.avi,1.0,1.9,sad,anna,train\n"
 MORE = "talk.avi,2.0,2.95,happy,bert,test\n"
 
 
+def listed(folder: Path) -> str:
+    """Return the sha256 of the list that sha256sum makes of a folder's files."""
+    names = "find . -type f -printf '%P\\n' | LC_ALL=C sort"
+    line = f"{names} | xargs -d '\\n' sha256sum | sha256sum"
+    done = subprocess.run(
+        ["sh", "-c", line], cwd=folder, capture_output=True, text=True, check=True
+    )
+    return done.stdout.split()[0]
+
+
+def test_a_cache_knows_what_it_was_made_from(tmp_path: Path) -> None:
+    """A folder's hash is that of its list; FER+'s votes have one beside that of the pictures."""
+    folder, out = ckplus(tmp_path / "ck"), tmp_path / "ck" / "c.npz"
+    expected = {"ck/": listed(folder)}
+    for kind in ("ckplus", "ckplus-clips"):
+        make_cache(kind, folder, out, MiddleFace())
+        found = cache.load(out).sources if kind == "ckplus" else ClipSet.load(out).sources
+        assert found == expected
+        out.unlink()
+    note = next(folder.rglob("*_emotion.txt"))
+    note.rename(note.with_name("moved" + note.name))
+    assert hashes_of([folder]) == {"ck/": listed(folder)} != expected
+
+    table = tmp_path / "fer2013.csv"
+    table.write_text("emotion,pixels,Usage\n3," + " ".join(["9"] * 2304) + ",Training\n")
+    make_cache("fer2013", table, out, None)
+    assert cache.load(out).sources == {"fer2013.csv": file_sha256(table)}
+    votes = table.with_name("fer2013new.csv")
+    names = "Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt"
+    votes.write_text(names + ",unknown,NF\nTraining,a.png,0,9,1,0,0,0,0,0,0,0\n")
+    make_cache("fer2013", table, out, None)
+    assert cache.load(out).sources["fer2013new.csv"] == file_sha256(votes)
+    assert corpus_of(out).name == "FER+"
+
+
 def test_videos(tmp_path: Path) -> None:
     """Ten frames a second of each labelled piece that shows a face; subject and split are kept."""
     video(tmp_path / "talk.avi")
@@ -202,7 +241,9 @@ def test_videos(tmp_path: Path) -> None:
     table.write_text("video,start_s,end_s,label,subject,split\n" + ROWS + MORE)
     out = tmp_path / "v.npz"
     assert make_cache("videos", table, out, MiddleFace())[0] == 20
-    faces = cache.load(out).faces
+    cached = cache.load(out)
+    assert set(cached.sources) == {"annotations.csv", "talk.avi"}
+    faces = cached.faces
     assert said(faces.votes_NK) == ["anger"] * 10 + ["happiness"] * 10
     assert faces.group_N.tolist() == ["anna"] * 10 + ["bert"] * 10
     assert faces.split_N.tolist() == ["train"] * 10 + ["test"] * 10

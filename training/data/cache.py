@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 
 from streamer import preprocess
-from streamer.bundle import file_sha256
 from streamer.errors import ConfigError
 from training.data.archive import read_arrays
 from training.data.faces import FaceSet
+from training.data.hashes import hashes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,15 +39,15 @@ span 0.25 to 0.49 of the side, so right ones need 0.75 to 1.5)."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cached:
-    """A face set as read from the cache, and the hashes of the files it was made from."""
+    """A face set as read from the cache, and the hashes of what it was made from."""
 
     faces: FaceSet
     sources: dict[str, str]
 
 
 def save(path: Path, faces: FaceSet, sources: list[Path]) -> None:
-    """Write a face set and the sha256 of each source file, atomically."""
-    hashes = {source.name: file_sha256(source) for source in sources}
+    """Write a face set and the sha256 of each source, a file or a folder, atomically."""
+    hashes = hashes_of(sources, besides=path)
     part = path.with_name(path.name + ".part")
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {field.name: getattr(faces, field.name) for field in fields(faces)}

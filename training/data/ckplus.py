@@ -85,7 +85,7 @@ def read_ckplus_clips(path: Path, detector: Detector, *, size_px: int = 48) -> C
     store = Store(path)
     if "index.csv" in store.names:
         return read_ckplus_sequences(path, detector, size_px)
-    return cut_clips(store, _sequences(path, store), detector, size_px, {})
+    return cut_clips(store, _sequences(path, store), detector, size_px)
 
 
 def _sequences(path: Path, store: Store) -> list[Sequence]:

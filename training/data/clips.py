@@ -16,10 +16,10 @@ import cv2
 import numpy as np
 
 from streamer import preprocess
-from streamer.bundle import file_sha256
 from streamer.errors import ConfigError
 from training.data.archive import read_arrays
 from training.data.faces import CLASSES
+from training.data.hashes import hashes_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -203,8 +203,7 @@ def read_ckplus_sequences(path: Path, detector: Detector, size_px: int = 48) -> 
                 frames=[name for name in store.names if name.startswith(prefix)],
             )
         )
-    sources = {path.name: file_sha256(path)} if path.is_file() else {}
-    return cut_clips(store, sequences, detector, size_px, sources)
+    return cut_clips(store, sequences, detector, size_px)
 
 
 def cut_clips(
@@ -212,7 +211,6 @@ def cut_clips(
     sequences: list[Sequence],
     detector: Detector,
     size_px: int,
-    sources: dict[str, str],
 ) -> ClipSet:
     """Cut the face out of every frame; what shows none, a frame or a sequence, is left out.
 
@@ -221,7 +219,6 @@ def cut_clips(
         sequences: of CK+'s rate.
         detector: finds the face.
         size_px: side of the crops.
-        sources: sha256 of the files that the sequences are from.
 
     Raises:
         ConfigError: when no face is found at all.
@@ -245,7 +242,7 @@ def cut_clips(
         subjects_M=np.array([s.subject for s in kept], np.str_),
         names_M=np.array([s.name for s in kept], np.str_),
         step_s=_FRAME_S,
-        sources=sources,
+        sources=hashes_of([store.path]),
     )
 
 

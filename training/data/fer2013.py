@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from streamer.types import F32, U8
 
-__all__ = ["read_fer2013", "read_fer2013_with_votes", "read_ferplus_folder"]
+__all__ = ["read_fer2013", "read_fer2013_with_votes", "read_ferplus_folder", "votes_beside"]
 
 _SIDE = 48
 _USAGE = {"Training": "train", "PublicTest": "valid", "PrivateTest": "test"}
@@ -57,8 +57,13 @@ def read_fer2013(pictures: Path, votes: Path | None = None) -> FaceSet:
 
 def read_fer2013_with_votes(pictures: Path) -> FaceSet:
     """Read ``fer2013.csv``, with FER+'s votes where ``fer2013new.csv`` lies beside it."""
-    votes = pictures.with_name("fer2013new.csv")
+    votes = votes_beside(pictures)
     return read_fer2013(pictures, votes if votes.is_file() else None)
+
+
+def votes_beside(pictures: Path) -> Path:
+    """Return where FER+'s votes lie if they lie beside ``fer2013.csv``."""
+    return pictures.with_name("fer2013new.csv")
 
 
 def read_ferplus_folder(folder: Path) -> FaceSet:

@@ -10,10 +10,10 @@ from training.data.ckplus import read_ckplus, read_ckplus_clips
 from training.data.clips import ClipSet
 from training.data.corpora import read_affectnet, read_expw, read_rafdb
 from training.data.duplicates import mark_leaks
-from training.data.fer2013 import read_fer2013_with_votes, read_ferplus_folder
+from training.data.fer2013 import read_fer2013_with_votes, read_ferplus_folder, votes_beside
 from training.data.folders import read_folders, read_unlabelled
 from training.data.packed import read_ckplus48, read_ferplus
-from training.data.videos import read_video_clips, read_videos
+from training.data.videos import read_video_clips, read_videos, videos_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,7 +101,7 @@ def make_cache(
     faces = mark_leaks(faces, near=near)
     if detector is not None:
         faces = cache.find_landmarks(faces, detector, progress)
-    cache.save(out, faces, [source] if source.is_file() else [])
+    cache.save(out, faces, _files(kind, source))
     return len(faces), int(faces.leak_N.sum()) - known
 
 
@@ -110,3 +110,12 @@ def _read(kind: str, source: Path) -> FaceSet:
         known = "; ".join(f"{name}: {words}" for name, words in FORMATS.items())
         raise ConfigError(f"format {kind!r} is not known; choose one of {known}")
     return _PICTURES[kind](source)
+
+
+def _files(kind: str, source: Path) -> list[Path]:
+    """Return what a corpus was read from, beside the source itself."""
+    if kind == "fer2013":
+        return [source, votes_beside(source)]
+    if kind == "videos":
+        return [source, *videos_of(source)]
+    return [source]

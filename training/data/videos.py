@@ -15,11 +15,11 @@ import cv2
 import numpy as np
 
 from streamer import preprocess
-from streamer.bundle import file_sha256
 from streamer.errors import ConfigError
 from training.data.clips import ClipSet
 from training.data.faces import CLASSES, SPLITS, FaceSet
 from training.data.folders import WORDS
+from training.data.hashes import hashes_of
 from training.data.splits import by_group
 from training.data.table import rows_of
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from streamer.stages import Detector
     from streamer.types import U8
 
-__all__ = ["read_video_clips", "read_videos"]
+__all__ = ["read_video_clips", "read_videos", "videos_of"]
 
 _NEEDED = ("video", "start_s", "end_s", "label")
 _STEP_S = 0.1  # between two frames that are kept: the daemon's own pace
@@ -75,7 +75,6 @@ def read_video_clips(table: Path, detector: Detector, *, size_px: int = 48) -> C
     """Read each labelled piece of a video as a clip; the arguments are those of ``read_videos``."""
     pieces = list(_pieces(table, detector, size_px))
     lengths = [len(p.crops) for p in pieces]
-    videos = {p.video.name: file_sha256(p.video) for p in pieces}
     return ClipSet(
         crops_NHW=np.concatenate([np.stack(p.crops) for p in pieces]),
         starts_M=np.cumsum([0, *lengths[:-1]]).astype(np.int64),
@@ -83,8 +82,13 @@ def read_video_clips(table: Path, detector: Detector, *, size_px: int = 48) -> C
         subjects_M=np.array([p.subject for p in pieces], np.str_),
         names_M=np.array([p.name for p in pieces], np.str_),
         step_s=_STEP_S,
-        sources={table.name: file_sha256(table), **videos},
+        sources=hashes_of([table, *videos_of(table)]),
     )
+
+
+def videos_of(table: Path) -> list[Path]:
+    """Return the videos that a table names, each once."""
+    return sorted({table.parent / row["video"] for _, row in rows_of(table, _NEEDED)})
 
 
 class _Piece:
