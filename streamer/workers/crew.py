@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from streamer.events import FaceLost
     from streamer.metrics import Metrics
     from streamer.publish import Publisher
+    from streamer.source import CaptureOptions
     from streamer.stages import Clock
     from streamer.web import About, WorkerHealth
     from streamer.web.state import TrackView
@@ -77,6 +78,7 @@ class Crew:
         for reason in ("died", "stuck"):  # a rate needs a start
             metrics.worker_restarts.labels(reason)
         self._cameras = config.cameras
+        self._opened: dict[str, CaptureOptions] = {}  # as the workers were told, secrets resolved
         self._held: dict[str, int] = {}
         self._workers = [
             Worker(number, config=_share(config), parent=self, backoff=Backoff(random.random))
@@ -103,6 +105,9 @@ class Crew:
     def open(self, cameras: Sequence[Camera]) -> None:
         """Begin to watch cameras, those that were loaded for."""
         self._await(cameras)
+        options = {camera.name: capture_options(camera) for camera in cameras}
+        with self._lock:
+            self._opened |= options
         for worker in self._workers:
             if worker.started:
                 worker.open()
@@ -114,19 +119,23 @@ class Crew:
             ConfigError: when one cannot be right; nothing is changed then.
             StreamerError: when a worker cannot take its share.
         """
-        for camera in cameras:
-            capture_options(camera)
+        options = {camera.name: capture_options(camera) for camera in cameras}
         before = {camera.name for camera in self._cameras}
         self._await([camera for camera in cameras if camera.name not in before])
         shares = self._shares(cameras)
         self._cameras = tuple(cameras)
         for worker, wanted in zip(self._workers, shares, strict=True):
+            told = {camera.name: options[camera.name] for camera in wanted}
+            with self._lock:  # a table that stays may name a file with another password now
+                same = wanted == worker.cameras and told.items() <= self._opened.items()
             if worker.started:
-                if wanted != worker.cameras:
+                if not same:
                     worker.change(wanted)
             elif wanted:
                 worker.start(wanted)
                 worker.open()
+            with self._lock:
+                self._opened |= told
         for name in before - {camera.name for camera in cameras}:
             self._forget(name)
 
@@ -251,6 +260,7 @@ class Crew:
             worker.families = []
         with self._lock:
             for camera in worker.cameras:
+                self._opened.pop(camera.name, None)  # the next process reads the secrets anew
                 if (view := seen.get(camera.name)) is not None:
                     self._views[camera.name] = self._before[camera.name] = msgspec.structs.replace(
                         view,
@@ -302,7 +312,7 @@ class Crew:
     def _forget(self, camera: str) -> None:
         """Drop everything that is kept of a camera that is no longer configured."""
         with self._lock:
-            for kept in (self._past, self._views, self._before):
+            for kept in (self._past, self._views, self._before, self._opened):
                 kept.pop(camera, None)
             self._faces.forget(camera)
         with self._counting:

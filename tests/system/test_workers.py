@@ -26,6 +26,7 @@ from streamer.events import (
     FaceLost,
 )
 from tests.daemon import DaemonProcess, collect, wait_for
+from tests.rtsp_server import RtspServer, rtsp_missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -271,6 +272,40 @@ def test_reload_pictures_and_keys_reach_all_workers(shared: Path, tmp_path: Path
             assert daemon.process is not None
             assert daemon.process.wait(10) == 0
             assert not any(worker.is_running() for worker in workers)
+
+
+@pytest.mark.skipif(bool(rtsp_missing()), reason=rtsp_missing() or "there")
+@pytest.mark.timeout(180)
+def test_reload_takes_a_changed_password(shared: Path, tmp_path: Path) -> None:
+    """SIGHUP opens a camera whose file of credentials has changed, and no other one."""
+    clip = shared / "video" / "single_face.mp4"
+    secret = tmp_path / "secret"
+    secret.write_text("op:old")
+    secret.chmod(0o600)
+    user, _, password = (right := "op:new").partition(":")
+    with RtspServer({"cam": clip}, user=user, password=password) as server:
+        body = (
+            f'[[cameras]]\nname = "lobby"\nurl = "{server.url("cam", credentials=False)}"\n'
+            f'credentials = "{secret}"\n{configuration(shared, "yard")}'
+        )
+        with DaemonProcess(tmp_path, body) as daemon, daemon.subscriber() as sub:
+            collect(
+                sub,
+                lambda events: (
+                    "yard" in sampled(events) and "lobby" in of_type(events, CameraOffline)
+                ),
+                60,
+            )
+            secret.write_text(right)
+            os.kill(daemon.pid, signal.SIGHUP)
+            events = collect(sub, lambda events: "lobby" in sampled(events), 40)
+            assert of_type(events, CameraOnline) == {"lobby"}
+            assert "yard" not in of_type(events, CameraOffline)
+            os.kill(daemon.pid, signal.SIGHUP)  # nothing has changed: nobody is disturbed
+            reloaded = "configuration_reloaded"
+            wait_for(lambda: daemon.log.read_text().count(reloaded) == 2, 20, "the reload")
+            events = collect(sub, lambda events: sampled(events) == {"lobby", "yard"}, 20)
+            assert not of_type(events, CameraOffline) | of_type(events, CameraOnline)
 
 
 def messages(stream: Any) -> Iterator[tuple[dict[str, Any], bytes]]:
