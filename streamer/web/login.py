@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hmac
 from hashlib import blake2b
-from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, Final
 
 from starlette.responses import RedirectResponse, Response
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from starlette.datastructures import Headers
 
     from streamer.web.options import WebOptions
@@ -49,11 +50,7 @@ class Login:
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             return self.accepts(given.strip())
-        try:
-            cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-        except CookieError:
-            return False
-        return cookie is not None and _same(cookie.value, self._session)
+        return any(_same(value, self._session) for value in _cookies(headers))
 
     def answer(self) -> Response:
         """Send the browser to the page, with the cookie and without a token in its address."""
@@ -62,6 +59,19 @@ class Login:
             COOKIE, self._session, httponly=True, samesite="strict", secure=self._secure
         )
         return answer
+
+
+def _cookies(headers: Headers) -> Iterator[str]:
+    """Yield the value of every cookie of ours.
+
+    A browser sends along what other services of the same host have set, whatever the signs in it,
+    and that may even have our name: so none of it is parsed, and none hides another.
+    """
+    for header in headers.getlist("cookie"):
+        for pair in header.split(";"):
+            name, _, value = pair.partition("=")
+            if name.strip() == COOKIE:
+                yield value.strip()
 
 
 def _same(given: str, expected: str) -> bool:

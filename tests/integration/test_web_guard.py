@@ -96,6 +96,10 @@ def test_a_link_with_the_token_becomes_a_cookie(guarded: Site) -> None:
     cookie = headers["set-cookie"].partition(";")[0]
     assert guarded.ask("/api/cameras", {"Cookie": cookie})[0] == 200
     assert guarded.ask("/api/cameras", {"Cookie": cookie + "0"})[0] == 401
+    for other in ('prefs={"a":1}', "flag", "user@host=1", "a=b; c", "=", "streamer_session=old"):
+        assert guarded.ask("/api/cameras", {"Cookie": f"{other}; {cookie}"})[0] == 200, other
+        assert guarded.ask("/api/cameras", {"Cookie": f"{cookie}; {other}"})[0] == 200, other
+        assert guarded.ask("/api/cameras", {"Cookie": f"{other}; {cookie}0"})[0] == 401, other
 
 
 @pytest.mark.parametrize(
