@@ -50,6 +50,7 @@ def _facts(audit: Audit) -> Section:
         ("of these equal to none there, only alike", str(audit.leaks_near)),
         *((f"near-duplicate pairs, {k}", str(v)) for k, v in sorted(audit.near_pairs.items())),
         ("near-duplicate pairs across splits, unmarked", str(audit.across_count)),
+        *((f"without a label, {k}", str(v)) for k, v in audit.unlabelled.items() if v),
         *((f"imbalance, {k}", f"{v:.1f}") for k, v in audit.imbalance.items()),
         *((f"clearly labelled, {k}", f"{v:.3f}") for k, v in audit.clear.items()),
     ]
@@ -58,6 +59,7 @@ def _facts(audit: Audit) -> Section:
 
 def _classes(audit: Audit) -> Section:
     splits = list(audit.counts)
+    any_labelled = any(any(each.values()) for each in audit.counts.values())
     rows = [
         (name, *(str(audit.counts[s][name]) for s in splits), _agreed(audit, name))
         for name in CLASSES
@@ -68,7 +70,7 @@ def _classes(audit: Audit) -> Section:
         "second label agrees.",
         header=("class", *splits, "agreement"),
         rows=rows,
-        plots=[("Pictures a class, by split", _bars(audit.counts))],
+        plots=[("Pictures a class, by split", _bars(audit.counts))] if any_labelled else [],
     )
 
 

@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
+from training import report
+from training.audit_page import audit_sections
 from training.data import cache
 from training.data.advice import advice
 from training.data.audit import audit
@@ -65,6 +67,30 @@ def test_counts_imbalance_and_pairs_across_splits() -> None:
     assert "1 pairs of pictures look the same across two splits" in said
     assert "No training picture of surprise" in said
     assert "No eyes are known" in said
+
+
+def test_pictures_without_a_label_count_as_no_class(tmp_path: Path) -> None:
+    """What nobody has labelled is counted apart; what people call no face is no neutral one."""
+    for i, image in enumerate(photographs(5, 1).astype(np.uint8)):
+        assert cv2.imwrite(str(tmp_path / f"{i}.png"), image)
+    make_cache("unlabelled", tmp_path, tmp_path / "c.npz", None)
+    bare = cache.load(tmp_path / "c.npz").faces
+    found = audit(bare, learn_from=100)
+    assert set(found.counts["train"].values()) == {0}
+    assert found.unlabelled == {"train": 5}
+    assert (found.imbalance, found.clear) == ({}, {})
+    said = " ".join(advice(found))
+    assert "Nobody has labelled 5 of the training pictures" in said
+    assert "cannot learn" not in said
+    report.write(tmp_path / "page.html", "Audit", audit_sections(found), found)
+    assert "without a label, train" in (tmp_path / "page.html").read_text()
+
+    votes = bare.votes_NK.copy()
+    votes[:2, 1] = 3
+    found = audit(replace(bare, votes_NK=votes, other_N=np.array([0, 0, 9, 0, 0], np.float32)))
+    assert (found.counts["train"]["happiness"], found.counts["train"]["neutral"]) == (2, 0)
+    assert found.unlabelled == {"train": 2}
+    assert found.clear["train"] == pytest.approx(2 / 3)
 
 
 def test_a_marked_leak_is_no_news() -> None:

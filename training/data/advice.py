@@ -55,6 +55,14 @@ def _leaks(audit: Audit) -> list[str]:
 def _classes(audit: Audit) -> list[str]:
     out = []
     train = audit.counts.get("train", {})
+    bare = audit.unlabelled.get("train", 0)
+    if bare:
+        out.append(
+            f"Nobody has labelled {bare} of the training pictures: let teachers do it "
+            "(distill --unlabelled); fit leaves them out."
+        )
+        if not any(train.values()):
+            return out
     empty = [name for name, n in train.items() if n == 0]
     small = [f"{name} ({n})" for name, n in train.items() if 0 < n < _FEW]
     if empty:

@@ -33,9 +33,11 @@ class Audit:
 
     Attributes:
         faces: how many.
-        counts: pictures a split and a class, by the majority of votes.
+        counts: pictures a split and a class, by the majority of votes; those without a vote for
+            any class count nowhere.
+        unlabelled: pictures without any vote, a split.
         imbalance: largest class over smallest, a split.
-        clear: share of pictures on which over half of the voters agree, a split.
+        clear: share of pictures with votes on which over half of the voters agree, a split.
         agreement: share of clear pictures whose second label agrees, a class.
         groups: people, videos or sets of duplicates, a split.
         groups_cut: those of which pictures lie in several splits, leaks that are marked left out.
@@ -52,6 +54,7 @@ class Audit:
 
     faces: int
     counts: dict[str, dict[str, int]]
+    unlabelled: dict[str, int]
     imbalance: dict[str, float]
     clear: dict[str, float]
     agreement: dict[str, float]
@@ -78,15 +81,20 @@ def audit(faces: FaceSet, *, learn_from: int = 0) -> Audit:
     """
     labels, clear = majority(faces)
     counts: dict[str, dict[str, int]] = {}
-    imbalance, clarity = {}, {}
+    unlabelled, imbalance, clarity = {}, {}, {}
+    named = faces.votes_NK.max(axis=1) > 0
+    voted = named | (faces.other_N > 0)
     for split in SPLITS:
         here = faces.split_N == split
         if not here.any():
             continue
-        each = np.bincount(labels[here], minlength=len(CLASSES))
+        each = np.bincount(labels[here & named], minlength=len(CLASSES))
         counts[split] = {name: int(v) for name, v in zip(CLASSES, each, strict=True)}
-        imbalance[split] = float(each.max() / max(1, each[each > 0].min()))
-        clarity[split] = float(clear[here].mean())
+        unlabelled[split] = int((here & ~voted).sum())
+        if each.any():
+            imbalance[split] = float(each.max() / each[each > 0].min())
+        if (here & voted).any():
+            clarity[split] = float(clear[here & voted].mean())
     pairs = near_duplicates(faces.images_NHW)
     across = [(a, b) for a, b in pairs if _unmarked(faces, a, b)]
     spreads = {name: spread(values) for name, values in properties(faces).items()}
@@ -94,6 +102,7 @@ def audit(faces: FaceSet, *, learn_from: int = 0) -> Audit:
     return Audit(
         faces=len(faces),
         counts=counts,
+        unlabelled=unlabelled,
         imbalance=imbalance,
         clear=clarity,
         agreement=_agreement(faces, labels, clear),
