@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from streamer.client import Received
 from streamer.events import DaemonStopping
 from streamer.publish import PublishOptions
 from tests.daemon import free_port
@@ -20,13 +21,32 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from streamer.envelope import Numbered
     from streamer.events import EventData
     from streamer.publish import Publisher
 
-__all__ = ["RelayProcess", "addresses", "logged", "relaying", "until_heard"]
+__all__ = ["RelayProcess", "addresses", "logged", "received", "relaying", "until_heard"]
 
 STOP_S = 2.0
 """How long the commands may take to stop after SIGTERM."""
+
+
+def received(numbered: Numbered) -> Received:
+    """Return a numbered event as a subscriber gets it."""
+    body = numbered.encode(time_ns=time.time_ns(), monotonic_ns=time.monotonic_ns())
+    return Received(
+        topic=numbered.topic,
+        id=f"{numbered.epoch}-{numbered.topic}{numbered.sequence}",
+        source=numbered.source,
+        type=numbered.event.type,
+        subject=None,
+        time="2026-01-31T12:00:00.123456Z",
+        sequence=numbered.sequence,
+        epoch=numbered.epoch,
+        data=numbered.event.data,
+        gap=None,
+        raw=body,
+    )
 
 
 def addresses() -> PublishOptions:

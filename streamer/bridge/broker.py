@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import structlog
 from paho.mqtt import client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.enums import CallbackAPIVersion
 
 from streamer.errors import ConfigError
 
@@ -28,7 +28,8 @@ __all__ = ["Broker", "BrokerOptions"]
 _PORTS: Final = {"mqtt": 1883, "mqtts": 8883}  # registered with IANA
 _NOT_LET_IN: Final = frozenset({134, 135})  # bad user name or password; not authorized
 _QOS: Final = 1  # acknowledged: what was received here is delivered, perhaps twice
-_MOST_QUEUED: Final = 20_000  # messages kept for a broker that is away; some 15 MB
+_MOST_QUEUED: Final = 20_000  # events kept for a broker that is away; some 15 MB
+_ROOM: Final = 1_000  # for states beyond that: a queue full of events must not hide what is now
 _MOST_IN_FLIGHT: Final = 200  # sent and not acknowledged; paho's 20 are one round trip's worth
 _KEEPALIVE_S: Final = 15
 _CONNECT_S: Final = 5.0
@@ -113,7 +114,7 @@ class Broker:
             except (OSError, ssl.SSLError) as error:
                 raise ConfigError(f"{options.ca}: no certificates: {error}") from None
         client.will_set(*will, qos=_QOS, retain=True)
-        client.max_queued_messages_set(_MOST_QUEUED)
+        client.max_queued_messages_set(0)  # no limit but ours
         client.max_inflight_messages_set(_MOST_IN_FLIGHT)
         client.reconnect_delay_set(1, _RECONNECT_MAX_S)
         client.connect_timeout = _CONNECT_S
@@ -141,38 +142,49 @@ class Broker:
             return True
         return False
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool, event: bool = False) -> bool:
-        """Send a message, or keep it until the broker is there.
-
-        Args:
-            topic: without wildcards.
-            payload: what it says.
-            retain: the broker keeps it for those who subscribe later.
-            event: it counts in what ``close`` returns.
+    def publish(self, topic: str, payload: bytes) -> bool:
+        """Send an event, or keep it until the broker is there; it counts in what ``close`` returns.
 
         Returns:
             False if too many messages wait: it is not sent.
         """
-        self._settle()
-        sent = self._client.publish(topic, payload, qos=_QOS, retain=retain)
-        if sent.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
-            return False
-        self._unacknowledged[sent.mid] = event
-        return True
+        return self._send(topic, payload, event=True, most=_MOST_QUEUED)
+
+    def retain(self, topic: str, payload: bytes) -> bool:
+        """Send what the broker keeps for those who subscribe later.
+
+        Returns:
+            False if the broker is not there or too many messages wait: it is not sent. Nothing is
+            queued for a broker that is away, since only the last state of all counts.
+        """
+        return self._client.is_connected() and self._send(
+            topic, payload, event=False, most=_MOST_QUEUED + _ROOM
+        )
 
     def close(self, deadline_s: float) -> int:
         """Wait for what is under way and disconnect; return how many events were not delivered.
 
-        paho's thread is not waited for: it may be in the middle of a connect, and ends with it.
+        Where something is left, the broker gets no goodbye: it then publishes the will as soon as
+        this process is gone. paho's thread is not waited for: it may be in the middle of a connect,
+        and ends with the process.
         """
         end_s = time.monotonic() + deadline_s
         self._settle()
         while self._unacknowledged and time.monotonic() < end_s:
             time.sleep(0.005)
             self._settle()
-        self._client.disconnect()
-        self._gone.wait(max(0.0, end_s - time.monotonic()))
+        if not self._unacknowledged:
+            self._client.disconnect()
+            self._gone.wait(max(0.0, end_s - time.monotonic()))
         return sum(self._unacknowledged.values())
+
+    def _send(self, topic: str, payload: bytes, *, event: bool, most: int) -> bool:
+        self._settle()
+        if len(self._unacknowledged) >= most:
+            return False
+        sent = self._client.publish(topic, payload, qos=_QOS, retain=not event)
+        self._unacknowledged[sent.mid] = event
+        return True
 
     def _settle(self) -> None:
         while self._acknowledged:

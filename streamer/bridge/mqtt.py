@@ -74,6 +74,7 @@ class MqttBridge:
         self._fetch = fetch
         self._cameras = Cameras()
         self._announced: set[str] = set()
+        self._owed: dict[str, bytes] = {}  # what is to be retained, by topic, until it is sent
         self._connected = False
         self._must_sync = False
         self._asked_s = -_SNAPSHOT_AGAIN_S
@@ -91,7 +92,7 @@ class MqttBridge:
             return  # no daemon sends such a name, and MQTT would take parts of it for wildcards
         place = f"{self._prefix}/{camera}" if camera else self._prefix
         topic = f"{place}/event/{event.type}"
-        if not self._broker.publish(topic, event.raw, retain=False, event=True):
+        if not self._broker.publish(topic, event.raw):
             self.dropped += 1
             if self._repeated.offer("dropped") is not None:
                 log.warning("events_dropped", total=self.dropped, do="is the broker there?")
@@ -113,11 +114,13 @@ class MqttBridge:
         if self._must_sync and connected and time.monotonic() - self._asked_s > _SNAPSHOT_AGAIN_S:
             self._synchronise()
         self._tell_states()
+        self._pay()
 
     def close(self, deadline_s: float) -> int:
         """Say offline, and wait for the broker's acknowledgements; see ``Broker.close``."""
         self._connected = False
         self._tell_status()
+        self._pay()
         return self._broker.close(deadline_s) + self.dropped
 
     def _synchronise(self) -> None:
@@ -131,24 +134,29 @@ class MqttBridge:
             self._must_sync = False
 
     def _tell_status(self) -> None:
-        status = b"online" if self._connected else b"offline"
-        self._broker.publish(status_topic(self._prefix), status, retain=True)
+        self._owed[status_topic(self._prefix)] = b"online" if self._connected else b"offline"
 
     def _tell_states(self) -> None:
         for name in sorted(self._cameras.gone):
             for topic, _payload in self._discovery(name):
-                self._broker.publish(topic, b"", retain=True)
-            self._broker.publish(self._state_topic(name), b"", retain=True)
+                self._owed[topic] = b""
+            self._owed[self._state_topic(name)] = b""
             self._announced.discard(name)
         self._cameras.gone.clear()
         for name in sorted(self._cameras.changed):
             if name not in self._announced:
-                for topic, payload in self._discovery(name):
-                    self._broker.publish(topic, payload, retain=True)
+                self._owed.update(self._discovery(name))
                 self._announced.add(name)
-            state = msgspec.json.encode(self._cameras.state(name))
-            self._broker.publish(self._state_topic(name), state, retain=True)
+            self._owed[self._state_topic(name)] = msgspec.json.encode(self._cameras.state(name))
         self._cameras.changed.clear()
+
+    def _pay(self) -> None:
+        """Send what is owed, as far as the broker takes it; the rest is tried again, each turn."""
+        while self._owed:
+            topic, payload = next(iter(self._owed.items()))
+            if not self._broker.retain(topic, payload):
+                return
+            del self._owed[topic]
 
     def _state_topic(self, camera: str) -> str:
         return f"{self._prefix}/{camera}/state"

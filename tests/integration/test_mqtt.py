@@ -7,19 +7,24 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
+import msgspec
 import pytest
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
-from streamer.bridge.broker import BrokerOptions
-from streamer.errors import ConfigError
+from streamer.bridge import broker as connection
+from streamer.bridge.broker import Broker, BrokerOptions
+from streamer.bridge.mqtt import MqttBridge, status_topic
+from streamer.errors import ConfigError, SourceReason
 from streamer.events import (
     CameraOffline,
     CameraOnline,
@@ -30,12 +35,20 @@ from streamer.events import (
     FaceAppeared,
     FaceLost,
 )
+from streamer.outbox import Outbox
 from tests.daemon import free_port
 from tests.publish_fixtures import event, every_event, publisher, wait_until
-from tests.relay_fixtures import RelayProcess, addresses, logged, relaying, until_heard
+from tests.relay_fixtures import (
+    RelayProcess,
+    addresses,
+    logged,
+    received,
+    relaying,
+    until_heard,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from streamer.publish import PublishOptions
@@ -265,6 +278,73 @@ def test_it_survives_the_brokers_restart(
             assert process.stop() == 0, process.log.read_text()
 
 
+@pytest.mark.parametrize("outage", ["hung", "gone"])
+def test_states_are_told_after_an_outage_that_filled_the_queue(
+    outage: str, broker: Mosquitto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Events beyond the queue are dropped and counted; status, states and removals are not."""
+    monkeypatch.setattr(connection, "_MOST_QUEUED", 50)
+    monkeypatch.setattr(connection, "_ROOM", 4)
+    source = Outbox(limit=1000, wake=lambda: None)
+    options = BrokerOptions(url=f"mqtt://127.0.0.1:{broker.port}")
+    target = Broker(options, will=(status_topic("streamer"), "offline"))
+    bridge = MqttBridge(
+        broker=target,
+        prefix="streamer",
+        discovery_prefix="homeassistant",
+        fetch=lambda: source.snapshot(time_ns=0, monotonic_ns=0),
+        clock=time,
+    )
+
+    def take(*events: Event) -> None:
+        source.put(*events)
+        for numbered in source.take():
+            bridge.take(received(numbered))
+
+    def until(condition: Callable[[], bool]) -> None:
+        def turned() -> bool:
+            bridge.tick(connected=True)
+            return condition()
+
+        wait_until(turned, 20)
+
+    def started(*cameras: str) -> Event:
+        return Event(data=msgspec.structs.replace(named("lobby").data, cameras=cameras))
+
+    with Home(broker.port) as home:
+        until(lambda: home.state.get("streamer/status") == b"online")
+        others = [f"c{number}" for number in range(10)]
+        take(started("lobby", "yard", *others), event(CameraOnline))
+        until(lambda: home.lobby().get("online") is True and "streamer/yard/state" in home.state)
+        assert broker.process is not None
+        if outage == "hung":
+            broker.process.send_signal(signal.SIGSTOP)
+        else:
+            broker.stop()
+            wait_until(lambda: not target._client.is_connected())
+        take(*[event(EmotionChanged)] * 100)
+        bridge.tick(connected=False)
+        take(started("lobby", *others), event(CameraOnline), event(FaceAppeared))
+        take(*(event(CameraOnline, name) for name in others))
+        bridge.tick(connected=True)
+        assert bridge.dropped > 50
+        if outage == "hung":
+            broker.process.send_signal(signal.SIGCONT)
+        else:
+            broker.start()
+    with Home(broker.port) as home:
+        until(lambda: home.lobby() == {"online": True, "faces": 1, "expression": "happiness"})
+        for name in others:
+            until(lambda: b'"online":true' in home.state.get(f"streamer/{name}/state", b""))  # noqa: B023
+        until(lambda: home.state.get("streamer/status") == b"online")
+        until(lambda: not bridge._owed)
+        with Home(broker.port) as late:
+            wait_until(lambda: len(late.retained) == 1 + 4 * (1 + len(others)))
+            check_discovery({t: p for t, p in late.retained.items() if "/streamer_c" not in t})
+        assert bridge.close(5.0) == bridge.dropped
+        wait_until(lambda: home.state["streamer/status"] == b"offline")
+
+
 def test_it_survives_the_daemons_restart(
     tmp_path: Path, options: PublishOptions, broker: Mosquitto
 ) -> None:
@@ -284,6 +364,31 @@ def test_it_survives_the_daemons_restart(
             removed = "homeassistant/sensor/streamer_lobby/faces/config"
             wait_until(lambda: home.state[removed] == b"")
             assert process.stop() == 0, process.log.read_text()
+
+
+def test_a_camera_that_a_reload_removed_leaves_the_home(
+    tmp_path: Path, options: PublishOptions, broker: Mosquitto
+) -> None:
+    """Its retained messages are deleted, its last words do not bring it back, the other stays."""
+    stops = CameraOffline(camera="lobby", reason=SourceReason.STOPPED.value)
+    with (
+        publisher(options) as (source, _),
+        bridging(tmp_path, options, broker.port),
+        Home(broker.port) as home,
+    ):
+        source.emit(named("lobby"))
+        until_heard(source, lambda: bool(home.events("camera.online")), CameraOnline)
+        source.emit(event(FaceAppeared), event(CameraOnline, "yard"))
+        home.becomes(online=True, faces=1, expression=None)
+        source.configure(["yard"])
+        source.emit(Event(data=stops), event(FaceLost))
+        wait_until(lambda: home.state["streamer/lobby/state"] == b"", 20)
+        source.emit(event(FaceLost), Event(data=stops), event(CameraOnline, "gate"))
+        wait_until(lambda: "streamer/gate/state" in home.state)
+        with Home(broker.port) as late:
+            wait_until(lambda: "streamer/gate/state" in late.retained)
+            assert not [topic for topic in late.retained if "lobby" in topic]
+            assert json.loads(late.retained["streamer/yard/state"])["online"] is True
 
 
 def test_without_a_broker_it_waits_and_stops_in_time(

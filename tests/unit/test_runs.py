@@ -10,7 +10,6 @@ import msgspec
 
 from streamer.board import Board
 from streamer.bridge.cameras import Cameras
-from streamer.client import Received
 from streamer.envelope import Numbering
 from streamer.errors import SourceReason
 from streamer.events import (
@@ -28,6 +27,7 @@ from streamer.fleet.ledger import Ledger
 from streamer.outbox import Outbox
 from streamer.relay import Tally
 from tests.publish_fixtures import event
+from tests.relay_fixtures import received
 
 if TYPE_CHECKING:
     from streamer.envelope import Numbered
@@ -54,25 +54,12 @@ class Followers:
 
     def take(self, numbered: Numbered) -> None:
         """Hear an event; table and bridge want a snapshot for the same ones."""
-        data = numbered.event.data
-        received = Received(
-            topic=numbered.topic,
-            id="",
-            source=numbered.source,
-            type=data.TYPE,
-            subject=None,
-            time="",
-            sequence=numbered.sequence,
-            epoch=numbered.epoch,
-            data=data,
-            gap=None,
-            raw=b"{}",
-        )
-        self.tally.count(received)
-        unsure = self.cameras.apply(received)
-        assert self.board.take(received, 0.0) is unsure
+        heard = received(numbered)
+        self.tally.count(heard)
+        unsure = self.cameras.apply(heard)
+        assert self.board.take(heard, 0.0) is unsure
         if unsure:
-            self.asked.append(data.TYPE)
+            self.asked.append(heard.type)
 
     def seen(self) -> dict[str, tuple[bool | None, int]]:
         """Return whether each camera is online and how many faces it has; both agree on it."""
@@ -214,6 +201,29 @@ def test_a_fleets_daemon_that_was_restarted_begins_its_cameras_anew() -> None:
     assert fleet.followers.board.faces("lobby") == []
     assert len(fleet.followers.board.faces("gate")) == 1
     assert fleet.followers.tally.restarts == 1  # one, whichever of its cameras speak
+
+
+def test_a_camera_that_stops_may_be_gone_and_the_snapshot_knows() -> None:
+    """Moved, it stays; removed, it leaves, and its last words do not bring it back."""
+    stops = Event(data=CameraOffline(camera="lobby", reason=SourceReason.STOPPED.value))
+    fleet = Fleet()
+    fleet.say(started("gate", "lobby", "yard"))
+    fleet.load()
+    fleet.send("a", CameraOnline)
+    fleet.route({"lobby": "b", "yard": "a", "gate": "b"})
+    fleet.send("a", stops)
+    assert fleet.followers.asked == ["camera.offline"]
+    fleet.load()
+    fleet.send("b", CameraOnline)
+    assert fleet.followers.seen()["lobby"] == (True, 0)
+
+    fleet.names -= {"lobby"}
+    fleet.route({"yard": "a", "gate": "b"})
+    fleet.load()
+    fleet.send("b", stops)
+    assert fleet.followers.seen() == {"gate": (None, 0), "yard": (None, 0)}
+    assert fleet.followers.cameras.gone == {"lobby"}
+    assert fleet.followers.asked == ["camera.offline"]
 
 
 def test_a_daemon_that_was_restarted_is_seen() -> None:
