@@ -37,10 +37,12 @@ def import_data(
     from training.data.sources import make_cache
 
     counter = _Counter("pictures")
-    count, marked = make_cache(kind, source, out, _detector(detector), counter, near=near)
-    typer.echo(f"{out}: {count} rows")
-    if marked:
-        typer.echo(f"{marked} of them show a picture of another split; scores leave them out")
+    made = make_cache(kind, source, out, _detector(detector), counter, near=near)
+    alone = "each a group of its own"
+    groups = alone if made.groups == made.rows else f"{made.groups} groups that no split cuts"
+    typer.echo(f"{out}: {made.rows} rows, {groups}")
+    if made.leaks:
+        typer.echo(f"{made.leaks} of them show a picture of another split; scores leave them out")
 
 
 @data_app.command("formats")

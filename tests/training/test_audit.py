@@ -135,7 +135,8 @@ def test_an_import_marks_what_looks_alike_unless_told_not_to(tmp_path: Path) -> 
     table.write_text("\n".join(["emotion,pixels,Usage", *lines]) + "\n")
     for near, alike in ((True, 1), (False, 0)):
         out = tmp_path / f"{near}.npz"
-        assert make_cache("fer2013", table, out, None, near=near) == (5, 1 + alike)
+        made = make_cache("fer2013", table, out, None, near=near)
+        assert (made.rows, made.leaks, made.groups) == (5, 1 + alike, 5)
         found = audit(cache.load(out).faces)
         assert (found.leaks_marked, found.leaks_near) == (1 + alike, alike)
         assert found.across_count == 1 - alike

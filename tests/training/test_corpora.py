@@ -167,7 +167,7 @@ def ckplus(folder: Path) -> Path:
 def test_ckplus(tmp_path: Path) -> None:
     """Three frames at the end of each sequence, but for one without a face, by subject."""
     out = tmp_path / "c.npz"
-    assert make_cache("ckplus", ckplus(tmp_path / "ck"), out, MiddleFace())[0] == 5
+    assert make_cache("ckplus", ckplus(tmp_path / "ck"), out, MiddleFace()).rows == 5
     faces = cache.load(out).faces
     assert said(faces.votes_NK) == ["disgust"] * 3 + ["surprise"] * 2
     assert faces.group_N.tolist() == ["S005"] * 3 + ["S010"] * 2
@@ -178,7 +178,7 @@ def test_ckplus(tmp_path: Path) -> None:
 def test_ckplus_clips(tmp_path: Path) -> None:
     """Whole sequences, in the order of their frames."""
     out = tmp_path / "c.npz"
-    assert make_cache("ckplus-clips", ckplus(tmp_path / "ck"), out, MiddleFace())[0] == 2
+    assert make_cache("ckplus-clips", ckplus(tmp_path / "ck"), out, MiddleFace()).rows == 2
     clips = ClipSet.load(out)
     assert clips.names_M.tolist() == ["S005_001", "S010_002"]
     assert clips.subjects_M.tolist() == ["S005", "S010"]
@@ -240,7 +240,7 @@ def test_videos(tmp_path: Path) -> None:
     table = tmp_path / "annotations.csv"
     table.write_text("video,start_s,end_s,label,subject,split\n" + ROWS + MORE)
     out = tmp_path / "v.npz"
-    assert make_cache("videos", table, out, MiddleFace())[0] == 20
+    assert make_cache("videos", table, out, MiddleFace()).rows == 20
     cached = cache.load(out)
     assert set(cached.sources) == {"annotations.csv", "talk.avi"}
     faces = cached.faces
@@ -248,7 +248,7 @@ def test_videos(tmp_path: Path) -> None:
     assert faces.group_N.tolist() == ["anna"] * 10 + ["bert"] * 10
     assert faces.split_N.tolist() == ["train"] * 10 + ["test"] * 10
     assert abs(int(faces.images_NHW[0, 24, 24]) - 60) < 4
-    assert make_cache("video-clips", table, out, MiddleFace())[0] == 2
+    assert make_cache("video-clips", table, out, MiddleFace()).rows == 2
     clips = ClipSet.load(out)
     assert clips.step_s == pytest.approx(0.1)
     assert [s.stop - s.start for s in clips.spans()] == [10, 10]

@@ -121,10 +121,34 @@ def test_folder_a_class_splits_by_subject(tmp_path: Path) -> None:
                 cv2.imwrite(str(tmp_path / word / f"S{subject}{label}_{take}.png"), picture)
     faces = read_folders(tmp_path)
     assert len(faces) == 40
+    assert len(set(faces.group_N.tolist())) == 20
     assert set(faces.votes_NK.argmax(1).tolist()) == {1, 3}
     for group in set(faces.group_N.tolist()):
         assert len(set(faces.split_N[faces.group_N == group].tolist())) == 1
     assert set(faces.split_N.tolist()) == {"train", "valid", "test"}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"img_{i:04}" for i in range(40)],
+        [f"{('Training', 'PublicTest', 'PrivateTest')[i % 3]}_{i}" for i in range(40)],
+        [f"{['neutral', 'happy', 'sad', 'angry'][i % 4]}_{i}" for i in range(40)],
+        [f"s{i}_0" for i in range(20)] + [f"img_{i}" for i in range(20)],
+    ],
+)
+def test_beginnings_of_names_that_are_no_people_make_no_groups(
+    tmp_path: Path, names: list[str]
+) -> None:
+    """Each picture is its own group, and every split gets its share."""
+    for k, name in enumerate(names):
+        picture = tmp_path / ("happy", "sad")[k % 2] / f"{name}.png"
+        picture.parent.mkdir(exist_ok=True)
+        assert cv2.imwrite(str(picture), np.full((48, 48), k, np.uint8))
+    faces = read_folders(tmp_path)
+    assert len(set(faces.group_N.tolist())) == 40
+    assert [int((faces.split_N == s).sum()) for s in ("train", "valid", "test")] == [32, 4, 4]
+    assert read_unlabelled(tmp_path).group_N.tolist() == faces.group_N.tolist()
 
 
 def test_folders_with_splits_keep_them(tmp_path: Path) -> None:

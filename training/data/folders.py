@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ from training.data.splits import by_group
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from streamer.stages import Detector
     from streamer.types import U8
@@ -36,6 +39,10 @@ WORDS = {
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".pgm")
 _SPLIT_WORDS = {"train": "train", "training": "train", "val": "valid", "valid": "valid"}
 _SPLIT_WORDS |= {"validation": "valid", "test": "test", "testing": "test"}
+_PEOPLE = 10
+"""Beginnings of names from which they are taken for people; fewer are mostly splits or classes."""
+_MOST = 0.2
+"""Share of the pictures that a person may have; img_1, img_2 and so on would have them all."""
 
 
 def read_folders(
@@ -48,8 +55,10 @@ def read_folders(
 ) -> FaceSet:
     """Read ``folder/<class>/picture`` or ``folder/<split>/<class>/picture``.
 
-    A picture's group is its name up to the first underscore where there is one (subject_take.png),
-    so that a person is not cut by a split; otherwise each picture is a group of its own.
+    Names such as subject_take.png keep a person's pictures in one group, which no split cuts: the
+    part before the first underscore is taken for a person where there are ten of them or more and
+    none has over a fifth of the pictures. Otherwise (img_1.png, Training_1.jpg) each picture is a
+    group of its own.
 
     Args:
         folder: the corpus.
@@ -78,7 +87,7 @@ def read_folders(
             f"{folder}: no face in any folder named after a class; expected folders such as "
             f"{', '.join(CLASSES)}, directly or under {', '.join(SPLITS)}"
         )
-    groups = np.array([_group(name) for name in names], np.str_)
+    groups = _groups(names)
     split_N = np.array(splits, np.str_)
     if not any(splits):
         split_N = by_group(groups, np.array(labels), shares, seed)
@@ -89,7 +98,8 @@ def read_folders(
 def read_unlabelled(folder: Path, *, size_px: int = 48) -> FaceSet:
     """Read every picture below a folder as a face of which nobody has said what it shows.
 
-    All are for training, with no vote: ``distill`` has teachers say what they see.
+    All are for training, with no vote: ``distill`` has teachers say what they see. Groups are those
+    of ``read_folders``.
 
     Args:
         folder: pictures of one face each, in any folders.
@@ -102,10 +112,12 @@ def read_unlabelled(folder: Path, *, size_px: int = 48) -> FaceSet:
     if not paths:
         raise ConfigError(f"{folder}: no picture ({', '.join(_PICTURES)}) in it or below it")
     images = np.stack([_resized(_luma(path), size_px) for path in paths])
-    names = np.array([path.relative_to(folder).as_posix() for path in paths], np.str_)
-    groups = np.array([_group(name) for name in names], np.str_)
+    names = [path.relative_to(folder).as_posix() for path in paths]
     faces = FaceSet.of(images, np.zeros(len(paths), np.int64), np.full(len(paths), "train"))
-    return replace(faces.named(names, groups), votes_NK=np.zeros_like(faces.votes_NK))
+    return replace(
+        faces.named(np.array(names, np.str_), _groups(names)),
+        votes_NK=np.zeros_like(faces.votes_NK),
+    )
 
 
 def _pictures(folder: Path) -> Iterator[tuple[Path, str, int]]:
@@ -117,10 +129,14 @@ def _pictures(folder: Path) -> Iterator[tuple[Path, str, int]]:
                 yield path, split, CLASSES.index(WORDS[above[-1]])
 
 
-def _group(name: str) -> str:
-    stem = name.rpartition("/")[2].rpartition(".")[0]
-    subject, mark, _ = stem.partition("_")
-    return subject if mark else name
+def _groups(names: list[str]) -> NDArray[np.str_]:
+    """Return who is seen in each picture where the names tell, else the pictures' own names."""
+    stems = (name.rpartition("/")[2].rpartition(".")[0] for name in names)
+    people = [stem.partition("_")[0] if "_" in stem else "" for stem in stems]
+    counts = Counter(person for person in people if person)
+    told = len(counts) >= _PEOPLE and max(counts.values()) <= _MOST * counts.total()
+    groups = [person if told and person else n for person, n in zip(people, names, strict=True)]
+    return np.array(groups, np.str_)
 
 
 def _read(path: Path, size_px: int, detector: Detector | None) -> U8 | None:

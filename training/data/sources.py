@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from streamer.errors import ConfigError
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from streamer.stages import Detector
     from training.data.faces import FaceSet
 
-__all__ = ["FORMATS", "make_cache"]
+__all__ = ["FORMATS", "Made", "make_cache"]
 
 FORMATS = {
     "ferplus-packed": "one .npz with FER2013's pictures and FER+'s votes",
@@ -61,6 +62,21 @@ _DETECTED: dict[str, Callable[[Path, Detector], ClipSet | FaceSet]] = {
 """Whole frames, in which a face has to be found first."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """What an import wrote.
+
+    Attributes:
+        rows: pictures, or clips.
+        groups: what no split may cut: people, videos, or sets of equal pictures.
+        leaks: pictures marked as another split's, beside those that the corpus itself marks.
+    """
+
+    rows: int
+    groups: int
+    leaks: int
+
+
 def make_cache(
     kind: str,
     source: Path,
@@ -69,7 +85,7 @@ def make_cache(
     progress: Callable[[int], None] = lambda _: None,
     *,
     near: bool = True,
-) -> tuple[int, int]:
+) -> Made:
     """Import a corpus and write its cache.
 
     Args:
@@ -82,7 +98,7 @@ def make_cache(
         near: mark pictures that look like one of another split as leaks, not equal ones alone.
 
     Returns:
-        The number of pictures, or of clips, and how many leaks were marked beside the corpus' own.
+        What the cache holds.
 
     Raises:
         ConfigError: when the kind is unknown or the corpus is not of that kind.
@@ -93,7 +109,7 @@ def make_cache(
         read = _DETECTED[kind](source, detector)
         if isinstance(read, ClipSet):
             read.save(out)
-            return len(read), 0
+            return Made(rows=len(read), groups=len(set(read.subjects_M.tolist())), leaks=0)
         faces = read
     else:
         faces = _read(kind, source)
@@ -102,7 +118,11 @@ def make_cache(
     if detector is not None:
         faces = cache.find_landmarks(faces, detector, progress)
     cache.save(out, faces, _files(kind, source))
-    return len(faces), int(faces.leak_N.sum()) - known
+    return Made(
+        rows=len(faces),
+        groups=len(set(faces.group_N.tolist())),
+        leaks=int(faces.leak_N.sum()) - known,
+    )
 
 
 def _read(kind: str, source: Path) -> FaceSet:
