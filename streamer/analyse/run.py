@@ -106,7 +106,8 @@ def _outputs_left(
     if before is None:
         return order.outputs
     earlier = frozenset(Output(name) for name in before.outputs if name in set(Output))
-    if order.outputs <= earlier and state.is_current(before, recording.path, settings):
+    whole = order.outputs <= earlier and _summary_of(order.out / recording.name)
+    if whole and state.is_current(before, recording.path, settings):
         return None
     return order.outputs | earlier
 
@@ -238,18 +239,33 @@ def _report(finished: list[Finished], console: Console, notes: Console, *, secon
 
 
 def _join_summaries(out: Path, recordings: list[Recording], settings: dict[str, Any]) -> None:
-    """Put the summaries of all recordings into one table, whenever they were made."""
+    """Put the summaries of all recordings into one table, whenever they were made.
+
+    Raises:
+        StreamerError: if it cannot be written.
+    """
     lines: list[str] = []
     for recording in recordings:
         before = state.read(out / recording.name)
         if before is None or before.settings != settings:
             continue
-        header, *rows = (out / recording.name / "summary.csv").read_text().splitlines()
-        lines += rows if lines else [header, *rows]
-    if lines:
-        whole = out / ".summary.csv.unfinished"
+        lines += _summary_of(out / recording.name)[1 if lines else 0 :]
+    if not lines:
+        return
+    whole = out / ".summary.csv.unfinished"
+    try:
         whole.write_text("\n".join(lines) + "\n")
         whole.rename(out / "summary.csv")
+    except OSError as error:
+        raise StreamerError(f"{out / 'summary.csv'}: {error.strerror}") from None
+
+
+def _summary_of(folder: Path) -> list[str]:
+    """Return the lines of a recording's table of faces; none where somebody took it away."""
+    try:
+        return (folder / "summary.csv").read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []
 
 
 def _count(number: int, noun: str) -> str:

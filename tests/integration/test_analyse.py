@@ -204,6 +204,27 @@ def test_after_an_interruption_it_goes_on(shared: Path, tmp_path: Path) -> None:
     assert names_in(out) == {"summary.csv", "yes", "cap13_edit2"}
 
 
+def test_a_table_that_was_taken_away_is_made_again(shared: Path, tmp_path: Path) -> None:
+    """Its recording counts as unfinished; a table that cannot be written is told in one line."""
+    out, clip = tmp_path / "out", shared / "video" / "yes.mkv"
+    assert analyse(shared, out, clip, "--no-plots").returncode == 0
+    table = (out / "summary.csv").read_bytes()
+    for emptied in (False, True):
+        (out / "yes" / "summary.csv").unlink()
+        if emptied:
+            (out / "yes" / "summary.csv").touch()
+        (out / "summary.csv").unlink()
+        result = analyse(shared, out, clip, "--no-plots")
+        assert (result.returncode, "finished before" in result.stderr) == (0, False), result.stderr
+        assert (out / "summary.csv").read_bytes() == table
+    (out / "summary.csv").unlink()
+    (out / "summary.csv").mkdir()
+    result = analyse(shared, out, clip, "--no-plots")
+    assert result.returncode == 1
+    assert f"streamer: error: {out / 'summary.csv'}: Is a directory" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_a_mistake_is_one_line(shared: Path, tmp_path: Path) -> None:
     """A folder without videos: exit code 78 and no traceback."""
     (tmp_path / "empty").mkdir()
