@@ -29,11 +29,19 @@ if TYPE_CHECKING:
     from streamer.bench.raw import Costs
     from streamer.config import Config
 
-__all__ = ["Goal", "Plan", "bench", "compare", "settings"]
+__all__ = ["Goal", "Plan", "bench", "compare", "saved", "settings"]
 
 _FIRST: Final = 4
 """Cameras of the first load, at which the latency without contention is told."""
 _MOST: Final = 128
+_FIGURES: Final = (
+    ("capacity, cameras", ("capacity", "cameras")),
+    ("efficiency", ("efficiency",)),
+    ("ms an analysed frame", ("spent_ms_per_analysed",)),
+    *((f"latency {q}, ms", ("latency_ms", q)) for q in ("p50", "p95", "p99")),
+    ("memory, MB", ("memory_mb",)),
+)
+"""What two reports are compared by, and where they have it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,32 +285,37 @@ def _print(
         console.print(f"capacity in {crew['processes']} processes {crew['capacity']} cameras")
 
 
-def compare(console: Console, before: Path, report: dict[str, Any]) -> None:
-    """Print what changed since a report that was saved.
+def saved(path: Path) -> dict[str, Any]:
+    """Read a report that was saved.
 
     Raises:
-        ConfigError: if the file is no report.
+        ConfigError: if the file is none.
     """
     try:
-        old = msgspec.json.decode(before.read_bytes(), type=dict[str, Any])
-        rows = [
-            ("capacity, cameras", old["capacity"]["cameras"], report["capacity"]["cameras"]),
-            ("efficiency", old["efficiency"], report["efficiency"]),
-            ("ms an analysed frame", old["spent_ms_per_analysed"], report["spent_ms_per_analysed"]),
-            *(
-                (f"latency {q}, ms", old["latency_ms"][q], report["latency_ms"][q])
-                for q in ("p50", "p95", "p99")
-            ),
-            ("memory, MB", old["memory_mb"], report["memory_mb"]),
-        ]
-    except (OSError, msgspec.DecodeError, KeyError, TypeError) as error:
-        raise ConfigError(f"--compare: {before} is no report of streamer bench: {error}") from None
-    table = Table(title=f"against {before}", title_justify="left")
+        report = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        for _, keys in _FIGURES:
+            float(_figure(report, keys))
+    except (OSError, msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"--compare: {path} is no report of streamer bench: {why}") from None
+    return report
+
+
+def compare(console: Console, title: str, before: dict[str, Any], report: dict[str, Any]) -> None:
+    """Print what changed from one report to another."""
+    table = Table(title=title, title_justify="left")
     for column in ("", "before", "now"):
         table.add_column(column, justify="right")
-    for name, then, now in rows:
-        table.add_row(name, f"{then:g}", f"{now:g}")
+    for name, keys in _FIGURES:
+        table.add_row(name, f"{_figure(before, keys):g}", f"{_figure(report, keys):g}")
     console.print(table)
+
+
+def _figure(report: dict[str, Any], keys: tuple[str, ...]) -> float:
+    found: Any = report
+    for key in keys:
+        found = found[key]
+    return float(found)
 
 
 def _cpu_name() -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from streamer.cli.options import CacheOption, FolderOption, MirrorOption
-from streamer.errors import ConfigError
+from streamer.errors import ConfigError, StreamerError
 
 __all__ = ["assets_app", "bench", "bundle_app", "engines_app", "keys_app"]
 
@@ -63,7 +64,6 @@ def bench(
     largest number with a 95th percentile up to 150 ms and under 1 % of due frames missed is the
     capacity; efficiency is the sum of the raw costs over the CPU time spent.
     """
-    import msgspec
     from rich.console import Console
 
     from streamer import logs
@@ -76,13 +76,16 @@ def bench(
 
         scaling.scale(scale, Console())
         return
+    places = {"--json": json, "--save": save}
+    for option, path in places.items():
+        _check_place(option, path)
+    before = None if compare is None else benchmark.saved(compare)
     if engine:
         from streamer.bench import engine as engines
 
         chosen = benchmark.settings(config, mirror=mirror)
         rows = engines.bench(chosen, seconds=seconds, console=Console())
-        if json is not None:
-            json.write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=2) + b"\n")
+        _write("--json", json, rows)
         return
     plan = benchmark.Plan(
         clips=tuple(video or ()), seconds=seconds, cameras=cameras, workers=workers, inputs=inputs
@@ -91,10 +94,37 @@ def bench(
     report = benchmark.bench(
         benchmark.settings(config, mirror=mirror), plan, console, Console(stderr=True)
     )
-    if compare is not None:
-        benchmark.compare(console, compare, report)
-    for path in filter(None, (json, save)):
+    if before is not None:
+        benchmark.compare(console, f"against {compare}", before, report)
+    for option, path in places.items():
+        _write(option, path, report)
+
+
+def _check_place(option: str, path: Path | None) -> None:
+    """Refuse a place for a report before the minutes of work that it takes, and not after them."""
+    if path is None:
+        return
+    try:
+        if not path.parent.is_dir():
+            raise ConfigError(f"{option} {path}: there is no folder {path.parent}; make it first")
+        if path.is_dir():
+            raise ConfigError(f"{option} {path}: is a folder; name a file in it")
+        place = path if path.exists() else path.parent
+    except OSError as error:
+        raise ConfigError(f"{option} {path}: {error.strerror}; name another file") from None
+    if not os.access(place, os.W_OK):
+        raise ConfigError(f"{option} {path}: may not be written here; name another file")
+
+
+def _write(option: str, path: Path | None, report: object) -> None:
+    import msgspec
+
+    if path is None:
+        return
+    try:
         path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+    except OSError as error:
+        raise StreamerError(f"{option} {path}: {error.strerror}") from None
 
 
 @assets_app.command("list")

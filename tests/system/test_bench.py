@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from rich.console import Console
 
 from streamer.bench.load import Load
-from streamer.bench.run import Goal
+from streamer.bench.run import Goal, compare, saved
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,6 +49,55 @@ def test_the_report_has_what_machines_read(shared: Path, tmp_path: Path) -> None
     assert report["watched"]["watched"]
     assert report["watched"]["cpu_s"]["web"] > report["loads"][0]["cpu_s"]["web"]
     assert "efficiency" in done.stdout
+    console = Console(file=io.StringIO(), record=True, width=120)
+    compare(console, "against itself", saved(report_path), report)
+    (line,) = (line for line in console.export_text().splitlines() if "efficiency" in line)
+    assert re.findall(r"[\w.]+", line) == ["efficiency", *[f"{report['efficiency']:g}"] * 2]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--json", "{}/none/x.json"), "there is no folder {}/none; make it first"),
+        (("--save", "{}"), "is a folder; name a file in it"),
+        (("--engine", "--json", "{}/none/x.json"), "there is no folder {}/none"),
+        (("--compare", "{}/none.json"), "none.json is no report of streamer bench: No such file"),
+        (("--compare", "{}/older.json"), "older.json is no report of streamer bench: 'capacity'"),
+    ],
+)
+def test_a_place_for_the_report_is_looked_at_before_the_work(
+    options: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    """A mistake costs one line, and no measurement whose report nobody gets."""
+    (tmp_path / "older.json").write_text('{"efficiency": 0.5}')
+    command = [sys.executable, "-m", "streamer", "bench", "--video", str(tmp_path / "no clip")]
+    done = subprocess.run(
+        [*command, *(option.format(tmp_path) for option in options)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 78
+    assert said.format(tmp_path) in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert "--video" not in done.stderr
+
+
+def test_a_full_disk_is_told_in_one_line(shared: Path) -> None:
+    """Where the report cannot be written after all, the tables are printed and the rest is told."""
+    command = [sys.executable, "-m", "streamer", "bench", "--engine", "--seconds", "1"]
+    done = subprocess.run(
+        [*command, "--mirror", str(shared / "models"), "--json", "/dev/full"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert done.returncode == 1
+    assert "onnxruntime" in done.stdout
+    assert "streamer: error: --json /dev/full: No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def load_of(*, p95: float, analysed: float) -> Load:
