@@ -179,7 +179,9 @@ class Recorder:
 
     def _rotate_if_due(self) -> None:
         """Go on in a new file; one without rows stays, so that nights do not fill a folder."""
-        age_s = self._clock.time_ns() / 1e9 - self._begun_s
+        now_s = self._clock.time_ns() / 1e9
+        self._begun_s = min(self._begun_s, now_s)  # the clock went back: it is as old as that tells
+        age_s = now_s - self._begun_s
         if self._rows and (
             age_s >= self._limits.age_s or self._file.size_bytes >= self._limits.size_bytes
         ):
@@ -194,9 +196,8 @@ class Recorder:
         )
         opened = form.open(path)
         if self._limits.keep:
-            present = 0 if form.unfinished else 1
             old = rotation.delete_old(
-                self._folder, suffix=form.suffix, keep=self._limits.keep + present
+                self._folder, suffix=form.suffix, keep=self._limits.keep, current=path
             )
             if old:
                 log.info("recordings_deleted", files=[path.name for path in old])

@@ -17,6 +17,7 @@ __all__ = ["Rotation", "create", "delete_old", "files", "prepare_folder", "start
 
 _STAMP: Final = "%Y%m%dT%H%M%S.%fZ"
 _NAME: Final = re.compile(r"events-(\d{8}T\d{6}\.\d{6}Z)")
+_NO_TIME: Final = "99991231"  # the last day that there is, with no later name
 _FILE_MODE: Final = 0o640  # what was read from faces is for the owner and one group of readers
 _FOLDER_MODE: Final = 0o750
 
@@ -60,6 +61,9 @@ def prepare_folder(folder: Path) -> None:
 def create(folder: Path, *, suffix: str, time_ns: int) -> Path:
     """Create an empty file whose name says when it was begun; an existing one is never reused.
 
+    Names are in the order in which the files were begun, also after the clock went back: then the
+    name is that of the newest recording there is, and a microsecond.
+
     Args:
         folder: where.
         suffix: with its dot.
@@ -69,6 +73,10 @@ def create(folder: Path, *, suffix: str, time_ns: int) -> Path:
         StreamerError: if that fails.
     """
     start = datetime.fromtimestamp(time_ns // 1000 / 1e6, UTC)
+    for present in folder.glob("events-*"):
+        begun = _begun(present.name)
+        if begun is not None and begun >= start:
+            start = begun + timedelta(microseconds=1)
     while True:
         path = folder / f"events-{start.strftime(_STAMP)}{suffix}"
         try:
@@ -86,7 +94,7 @@ def files(folder: Path, suffix: str) -> list[Path]:
     return sorted(
         path
         for path in folder.glob(f"events-*{suffix}")
-        if _NAME.fullmatch(path.name[: -len(suffix)])
+        if _begun(path.name) is not None and _NAME.fullmatch(path.name[: -len(suffix)])
     )
 
 
@@ -96,19 +104,20 @@ def started_at(path: Path) -> float:
     Raises:
         ValueError: if it is not the name of one.
     """
-    match = _NAME.match(path.name)
-    if match is None:
+    begun = _begun(path.name)
+    if begun is None:
         raise ValueError(f"{path.name} is not the name of a recording")
-    return datetime.strptime(match[1], _STAMP).replace(tzinfo=UTC).timestamp()
+    return begun.timestamp()
 
 
-def delete_old(folder: Path, *, suffix: str, keep: int) -> list[Path]:
+def delete_old(folder: Path, *, suffix: str, keep: int, current: Path) -> list[Path]:
     """Delete all but the newest recordings, with what SQLite keeps beside them.
 
     Args:
         folder: where.
         suffix: of one kind of recording.
         keep: how many stay; 0: all.
+        current: the one that is written now: stays, and is not counted.
 
     Returns:
         those deleted.
@@ -116,7 +125,7 @@ def delete_old(folder: Path, *, suffix: str, keep: int) -> list[Path]:
     Raises:
         StreamerError: if one cannot be deleted.
     """
-    found = files(folder, suffix)
+    found = [path for path in files(folder, suffix) if path != current]
     old = found[: max(0, len(found) - keep)] if keep else []
     for path in old:
         try:
@@ -125,3 +134,14 @@ def delete_old(folder: Path, *, suffix: str, keep: int) -> list[Path]:
         except OSError as error:
             raise StreamerError(f"{path}: cannot be deleted: {error.strerror}") from None
     return old
+
+
+def _begun(name: str) -> datetime | None:
+    """Return when a recording was begun; None for a name that none of ours has."""
+    match = _NAME.match(name)
+    if match is None or match[1] >= _NO_TIME:
+        return None
+    try:
+        return datetime.strptime(match[1], _STAMP).replace(tzinfo=UTC)
+    except ValueError:
+        return None

@@ -6,6 +6,7 @@ import itertools
 import json
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -126,6 +127,42 @@ def test_a_new_file_begins_with_size_and_old_ones_are_deleted(tmp_path: Path) ->
         assert rows(path) % 500 == 0
     assert (tmp_path / "events-notes.sqlite").read_text() == "mine"
     assert not list(tmp_path.glob("*-wal"))
+
+
+@pytest.mark.parametrize("form", ["sqlite", "parquet"])
+def test_a_clock_that_goes_back_costs_no_recording(tmp_path: Path, form: str) -> None:
+    """What is written stays, the oldest go, and the next file is begun when this one is old."""
+    if form == "parquet":
+        pytest.importorskip("pyarrow")
+    clock = Clock()
+    kind = replace(sqlite_format() if form == "sqlite" else parquet_format(), batch_rows=50)
+    target = make(tmp_path, clock, form=kind, age_s=3600.0, keep=1)
+    for hours in (1, 2, -24, -23, -22):
+        fill(target, kind.batch_rows)
+        clock.now_s = _NOON_S + hours * 3600
+        target.tick(connected=True)
+    fill(target, kind.batch_rows)
+    assert target.close(1.0) == 0
+
+    suffix = kind.suffix
+    assert [path.name for path in files(tmp_path, suffix)] == [
+        # Of the five hours that were recorded the last two; the clock had come to 14:00 before.
+        f"events-20260131T140000.000001Z{suffix}",
+        f"events-20260131T140000.000002Z{suffix}",
+    ]
+
+
+def test_a_file_that_only_looks_like_a_recording_is_left_alone(tmp_path: Path) -> None:
+    """A date that there is not, and the last one there is, which no name could follow."""
+    odd = {tmp_path / f"events-{day}T999999.000000Z.sqlite" for day in ("20269999", "99991231")}
+    for path in odd:
+        path.write_text("mine")
+    target = make(tmp_path, Clock(), keep=1)
+    fill(target, 500)
+    assert target.close(1.0) == 0
+
+    assert {path.read_text() for path in odd} == {"mine"}
+    assert [rows(path) for path in files(tmp_path, ".sqlite")] == [500]
 
 
 def test_a_restart_goes_on_in_the_same_file_until_it_is_old(tmp_path: Path) -> None:
