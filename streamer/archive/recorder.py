@@ -119,7 +119,9 @@ class Recorder:
         self._limits = limits
         self._clock = clock
         self._waiting: list[Row] = []
-        self._since_s = 0.0  # when the oldest of them came
+        self._since_s = 0.0  # when the oldest of them came, or was refused last
+        self._refused = False  # another process held the file when they were to be written
+        self._begun_s = 0.0  # when the file was begun, on the clock's scale
         self._repeated = Repeated(clock)
         self._tell_of_unfinished()
         present = self._resume()
@@ -143,7 +145,9 @@ class Recorder:
         """
         count = len(self._waiting)
         waited_s = time.monotonic() - self._since_s
-        if count and (count >= self._form.batch_rows or waited_s >= self._form.batch_s):
+        # Each attempt at a locked file waits by itself: one a batch, or taking events falls behind.
+        full = count >= self._form.batch_rows and not self._refused
+        if count and (full or waited_s >= self._form.batch_s):
             if self._flush():
                 self._rotate_if_due()
             elif count > _MOST_WAITING:
@@ -171,10 +175,12 @@ class Recorder:
         if self._file.write(self._waiting):
             self._rows += len(self._waiting)
             self._waiting = []
+            self._refused = False
             return True
         if self._repeated.offer("busy") is not None:
             log.warning("recording_locked", path=str(self._file.path), waiting=len(self._waiting))
         self._since_s = time.monotonic()
+        self._refused = True
         return False
 
     def _rotate_if_due(self) -> None:

@@ -15,6 +15,7 @@ from streamer.archive import recorder as recording
 from streamer.archive.recorder import Recorder, parquet_format, sqlite_format
 from streamer.archive.rotation import Rotation, files
 from streamer.archive.rows import COLUMNS, row_of
+from streamer.archive.sqlite import SqliteFile
 from streamer.client import Gap, Received
 from streamer.errors import ConfigError, StreamerError
 from streamer.events import EmotionSample, EventData
@@ -22,9 +23,11 @@ from tests.publish_fixtures import event, every_event, publisher
 from tests.relay_fixtures import addresses, relaying, until_heard
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from streamer.archive.recorder import Format
+    from streamer.archive.rows import Row
 
 _NOON_S = 1_769_860_800  # 2026-01-31T12:00:00Z
 
@@ -201,6 +204,32 @@ def test_a_locked_database_is_waited_for(tmp_path: Path) -> None:
     assert target.close(1.0) == 0
 
     assert rows(path) == 500
+
+
+def test_a_locked_database_is_asked_again_after_a_while_and_not_at_each_event(
+    tmp_path: Path,
+) -> None:
+    """An attempt blocks for as long as the lock is waited for: events are taken in between."""
+    kind = sqlite_format()
+    attempts = []
+
+    class Counted(SqliteFile):
+        def write(self, rows: Sequence[Row]) -> bool:
+            attempts.append(len(rows))
+            return super().write(rows)
+
+    target = make(tmp_path, Clock(), form=replace(kind, open=Counted, batch_s=1e6))
+    (path,) = files(tmp_path, ".sqlite")
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        fill(target, 600)
+        assert attempts == [500]
+        other.execute("ROLLBACK")
+    target._since_s -= 1e6  # the while is over
+    fill(target, 1 + 500)
+    assert attempts == [500, 601, 500]
+    assert target.close(1.0) == 0
+    assert rows(path) == 1101
 
 
 def test_a_database_that_stays_locked_is_an_error(
