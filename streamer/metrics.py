@@ -171,8 +171,8 @@ class Metrics:
         self.tracks_active = self._gauge("tracks_active", "Confirmed tracks now.", "camera")
         self.overload_level = self._gauge(
             "overload_level",
-            "What is given up to keep up: 0 nothing; 1 to 3 frames are analysed less often; from 4 "
-            "the detector also sees a smaller picture; up to 7.",
+            "What is given up to keep up: 0 nothing; 1 to 4 frames are analysed less often; from 5 "
+            "the detector also sees a smaller picture; up to 8.",
             "camera",
         )
         self.camera_up = self._gauge("camera_up", "1 while the camera delivers frames.", "camera")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from streamer.metrics import LATENCY_BUCKETS_S, DropReason, Metrics
+from streamer.throttle import LEVELS
 
 CONTRACT = {
     "streamer_frames_captured": {"camera"},
@@ -167,3 +169,18 @@ def test_promtool_finds_no_fault(metrics: Metrics) -> None:
         ["promtool", "check", "metrics"], input=ours, capture_output=True, check=False, timeout=30
     )
     assert (done.returncode, done.stderr.decode(), done.stdout.decode()) == (0, "", "")
+
+
+def test_the_level_of_overload_is_explained_as_it_is() -> None:
+    """The text that a scrape has, the table of the README and the order itself agree."""
+    registry = CollectorRegistry()
+    Metrics(registry, process=False)
+    (text,) = (f.documentation for f in registry.collect() if f.name == "streamer_overload_level")
+    assert "1 to 4 frames are analysed less often; from 5 the detector" in text
+    assert text.endswith("up to 8.")
+    readme = (Path(__file__).resolve().parents[2] / "streamer" / "README.md").read_text()
+    for row in ("| 1, 2, 3, 4 | 90, 80, 65, 50 %", "| 5 | 50 %", "| 6, 7, 8 | 35, 25, 15 %"):
+        assert row in readme
+    shares = (100, 90, 80, 65, 50, 50, 35, 25, 15)
+    assert [round(100 * level.share) for level in LEVELS] == list(shares)
+    assert [level.frugal for level in LEVELS] == [False] * 5 + [True] * 4
