@@ -21,6 +21,7 @@ from streamer.fleet.discovery import CONTENT_TYPE, FLEET_JOB, Target, body
 from streamer.fleet.metrics import FleetMetrics
 from streamer.fleet.placement import Camera, Node, place
 from streamer.metrics import DropReason, Metrics
+from streamer.source import DiscardReason
 from tests.scraping import ask, prometheus_of, within
 from tests.website import TOKEN, serving
 
@@ -149,6 +150,23 @@ def test_every_label_of_rules_and_dashboard_exists() -> None:
         for listed in re.findall(r"\b(?:by|on)\s*\(([^)]*)\)", query):
             used |= {label.strip() for label in listed.split(",")}
         assert used <= labels, f"{query}: {used - labels}"
+
+
+_REASONS = {
+    "streamer_frames_dropped_total": {reason.value for reason in DropReason},
+    "streamer_sources_discarded_frames_total": {reason.value for reason in DiscardReason},
+}
+
+
+def test_every_reason_of_rules_and_dashboard_exists() -> None:
+    """Neither does a value that is misspelt, or that no code gives, match anything."""
+    seen = set()
+    for query in [rule["expr"] for rule in rules()] + queries():
+        for metric, labels in re.findall(r"(streamer_\w+)\{([^}]*)\}", query):
+            for named in re.findall(r'\breason=~?"([^"]*)"', labels):
+                seen.add(metric)
+                assert set(named.split("|")) <= _REASONS[metric], query
+    assert seen == set(_REASONS)
 
 
 def test_every_alert_says_what_it_is_and_what_to_do() -> None:
