@@ -18,7 +18,7 @@ from streamer import __version__, logs, systemd
 from streamer import config as configuration
 from streamer.clock import SystemClock
 from streamer.cores import processes
-from streamer.errors import ConfigError
+from streamer.errors import ConfigError, StreamerError
 from streamer.events import DaemonStarted, DaemonStopping, Event
 from streamer.metrics import Metrics
 from streamer.publish import Publisher
@@ -211,7 +211,15 @@ class Service:
         ]
         if fixed:
             raise ConfigError(f"[{fixed[0]}] cannot change while running; restart the service")
-        self._cameras.reload(new.cameras)
+        for camera in new.cameras:
+            capture_options(camera)  # a mistake is told before anything changes
+        # First, so that whoever hears that a camera stops finds in the snapshot whether it is gone.
+        self._publisher.configure([camera.name for camera in new.cameras])
+        try:
+            self._cameras.reload(new.cameras)
+        except StreamerError:
+            self._publisher.configure([camera.name for camera in self._config.cameras])
+            raise
         self._config = new
 
     def stuck(self) -> tuple[str, ...]:

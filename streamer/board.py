@@ -10,6 +10,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from streamer.errors import SourceReason
 from streamer.events import (
     DATA_TYPES,
     CameraData,
@@ -162,7 +163,10 @@ class Board:
             self._faces[key] = face
 
     def take(self, event: Received, now_s: float) -> bool:
-        """Take in one event; return whether only a new snapshot can tell what it means."""
+        """Take in one event; return whether only a new snapshot can tell what it means.
+
+        A camera that stops may be opened anew, be another node's from now on, or be gone for good.
+        """
         self.events += 1
         self._first_s = now_s if self._first_s is None else self._first_s
         self._arrivals_s.append(now_s)
@@ -177,14 +181,21 @@ class Board:
                     self._drop(name)
             self._apply_daemon(data)
         elif isinstance(data, CameraData):
-            taken_over = self._runs.get(data.camera, event.epoch) != event.epoch
-            if taken_over:
-                self._drop(data.camera)
-            self._runs[data.camera] = event.epoch
-            self._apply(data, now_s)
-            # These two say all; anything else of a new run comes after something was missed.
-            return taken_over and not isinstance(data, CameraOnline | CameraOffline)
+            return self._take_camera(data, event.epoch, now_s)
         return False
+
+    def _take_camera(self, data: CameraData, run: str, now_s: float) -> bool:
+        stops = isinstance(data, CameraOffline) and data.reason == SourceReason.STOPPED
+        last_word = isinstance(data, FaceLost) or stops
+        if last_word and data.camera not in self._cameras:
+            return False  # it does not bring back who has gone
+        taken_over = self._runs.get(data.camera, run) != run
+        if taken_over:
+            self._drop(data.camera)
+        self._runs[data.camera] = run
+        self._apply(data, now_s)
+        # These two say all; anything else of a new run comes after something was missed.
+        return stops or (taken_over and not isinstance(data, CameraOnline | CameraOffline))
 
     def _apply_daemon(self, data: DaemonStarted | DaemonStopping) -> None:
         if isinstance(data, DaemonStopping):

@@ -11,7 +11,7 @@ from streamer.events import rfc3339
 from streamer.snapshot import LastState, Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from streamer.events import Event
 
@@ -68,6 +68,11 @@ class Outbox:
             if idle and self._waiting:
                 self._wake()
         return dropped
+
+    def configure(self, cameras: Sequence[str]) -> None:
+        """Take which cameras there are from now on; see ``LastState.configure``."""
+        with self._lock:
+            self._state.configure(cameras)
 
     def skip(self, type_name: str, camera: str | None, count: int) -> None:
         """Leave numbers out for events that were lost before they came here."""

@@ -24,6 +24,7 @@ from streamer.sockets import ZAP_DOMAIN, Peers, bind, publishing_socket
 from streamer.threads import show_name
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from streamer.events import Event
@@ -178,6 +179,10 @@ class Publisher:
         """Hand over events, in order; thread-safe; what cannot be kept is dropped and counted."""
         for type_name in self._outbox.put(*events):
             self._observer.dropped(type_name)
+
+    def configure(self, cameras: Sequence[str]) -> None:
+        """Have the snapshot name these cameras alone from now on; thread-safe."""
+        self._outbox.configure(cameras)
 
     def skip(self, type_name: str, camera: str | None, count: int) -> None:
         """Leave numbers out for events that were lost before they came here; thread-safe."""

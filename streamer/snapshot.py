@@ -13,6 +13,7 @@ import msgspec
 from streamer.envelope import Numbered, topic_of
 from streamer.events import (
     UNKNOWN,
+    CameraData,
     CameraOffline,
     CameraOnline,
     DaemonStarted,
@@ -24,7 +25,7 @@ from streamer.events import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Container, Sequence
 
 __all__ = ["CameraState", "LastState", "Snapshot", "TrackState"]
 
@@ -73,7 +74,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
         epoch: the run of the publisher.
         time: when it was sent, RFC 3339 UTC.
         sequences: the last sequence of each topic that is accounted for.
-        daemon: data of ``daemon.started``; None before it.
+        daemon: data of ``daemon.started``, with the cameras that there are now; None before it.
         cameras: every camera heard of, in order of names.
         tracks: every face being followed, in order of cameras and numbers.
         epochs: of each topic that another run than ``epoch`` has published, the last sequence of
@@ -112,11 +113,28 @@ class LastState:
 
     def __init__(self) -> None:
         self._daemon: DaemonStarted | None = None
+        self._configured: frozenset[str] | None = None  # None: nobody has said it
         self._cameras: dict[str, _Camera] = {}
+
+    def configure(self, cameras: Sequence[str]) -> None:
+        """Take which cameras there are from now on.
+
+        Any other is forgotten, and its last words, which may be on their way, do not bring it back.
+        """
+        self._configured = frozenset(cameras)
+        self._cameras = {n: known for n, known in self._cameras.items() if n in self._configured}
+        if self._daemon is not None:
+            self._daemon = msgspec.structs.replace(self._daemon, cameras=tuple(cameras))
 
     def apply(self, numbered: Numbered) -> None:
         """Take in one event; types that say nothing about state are passed over."""
         data = numbered.event.data
+        if (
+            isinstance(data, CameraData)
+            and self._configured is not None
+            and data.camera not in self._configured
+        ):
+            return
         if isinstance(data, TrackData):
             self._apply_track(self._camera(data.camera), data, numbered)
         elif isinstance(data, CameraOnline):
@@ -159,11 +177,6 @@ class LastState:
                 camera = self._camera(track.camera)
                 camera.tracks[track.track] = _Track(label=track.label, sample=sample)
 
-    def forget(self, cameras: Container[str]) -> None:
-        """Drop cameras that there are no more."""
-        for name in [name for name in self._cameras if name in cameras]:
-            del self._cameras[name]
-
     def copy(self, *, monotonic_ns: int) -> tuple[list[CameraState], list[TrackState]]:
         """Return the cameras and the tracks as of now, samples with their age."""
         cameras: list[CameraState] = []
@@ -184,7 +197,7 @@ class LastState:
 
     @property
     def daemon(self) -> DaemonStarted | None:
-        """What ``daemon.started`` said."""
+        """What ``daemon.started`` said, with the cameras that there are now."""
         return self._daemon
 
     def _camera(self, name: str) -> _Camera:

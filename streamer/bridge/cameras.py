@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from streamer.errors import SourceReason
 from streamer.events import (
     UNKNOWN,
     CameraData,
@@ -67,6 +68,10 @@ class _Camera:
         }
 
 
+def _stops(data: CameraData) -> bool:
+    return isinstance(data, CameraOffline) and data.reason == SourceReason.STOPPED
+
+
 class Cameras:
     """Follows the events; bounded by the cameras and the faces that are there now.
 
@@ -119,7 +124,10 @@ class Cameras:
             known.run = snapshot.run_of(name)
 
     def apply(self, event: Received) -> bool:
-        """Take in an event; return whether only a new snapshot can tell what it means."""
+        """Take in an event; return whether only a new snapshot can tell what it means.
+
+        A camera that stops may be opened anew, be another node's from now on, or be gone for good.
+        """
         if event.sequence <= self._contained.get((event.topic, event.epoch), 0):
             return False
         data = event.data
@@ -130,8 +138,12 @@ class Cameras:
                 self._keep_only({*data.cameras})
             else:
                 self._forget()
-        elif isinstance(data, _TELLING) and (known := self._camera(data.camera)):
-            return self._apply(known, data, event.epoch)
+        elif isinstance(data, _TELLING):
+            last_word = isinstance(data, FaceLost) or _stops(data)
+            if last_word and data.camera not in self._cameras:
+                return False  # it does not bring back who has gone
+            if known := self._camera(data.camera):
+                return self._apply(known, data, event.epoch) or _stops(data)
         return False
 
     def _apply(self, known: _Camera, data: CameraData, run: str) -> bool:

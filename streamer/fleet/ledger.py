@@ -63,8 +63,8 @@ class Ledger:
                 self._former[camera] = node  # its last words may still be on their way
         self._former = {c: node for c, node in self._former.items() if node in nodes}
         gaining = {node for camera, node in owners.items() if self._owners.get(camera) != node}
+        self._state.configure(sorted(cameras))
         if gone := self._cameras - cameras:
-            self._state.forget(gone)
             self._runs = {topic: r for topic, r in self._runs.items() if _camera(topic) not in gone}
         self._owners, self._cameras, self._nodes = owners, cameras, len(nodes)
         return gaining

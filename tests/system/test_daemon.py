@@ -164,6 +164,10 @@ def test_reload_adds_and_removes_cameras(shared: Path, tmp_path: Path) -> None:
             names = [c["name"] for c in daemon.get("/api/cameras")["cameras"]]
             assert sorted(names) == ["a", "c"]
             assert 'camera="b"' not in str(daemon.metric("streamer_camera_up"))
+            snapshot = sub.snapshot()
+            assert snapshot.daemon is not None
+            assert snapshot.daemon.cameras == ("a", "c")
+            assert [camera.camera for camera in snapshot.cameras] == ["a", "c"]
             config.write_text("nonsense = 1\n" + good)
             os.kill(daemon.pid, signal.SIGHUP)
             wait_for(lambda: "reload_refused" in daemon.log.read_text(), 10, "the refusal")

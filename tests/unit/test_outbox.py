@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import threading
 
-from streamer.events import EmotionSample, FaceAppeared, FaceLost
+from streamer.events import (
+    CameraOffline,
+    CameraOnline,
+    DaemonStarted,
+    EmotionSample,
+    FaceAppeared,
+    FaceLost,
+)
 from streamer.outbox import Outbox
 from tests.publish_fixtures import event
 
@@ -52,6 +59,28 @@ def test_a_dropped_end_still_ends_the_track() -> None:
     assert [(state.camera, state.track) for state in snapshot.tracks] == [("yard", 17)]
     assert snapshot.sequences["face.lost/lobby/"] == 1
     assert snapshot.time == "1970-01-01T00:00:00.000000Z"
+
+
+def test_a_camera_that_is_no_longer_configured_leaves_the_snapshot() -> None:
+    """Its last words do not bring it back, one that is new is heard, and the numbers go on."""
+    box, _ = outbox()
+    box.put(event(DaemonStarted), event(CameraOnline), event(FaceAppeared))
+    box.put(event(CameraOnline, "yard"))
+
+    box.configure(["yard", "gate"])
+    box.put(event(FaceLost), event(CameraOffline), event(CameraOnline, "gate"))
+
+    snapshot = box.snapshot(time_ns=0, monotonic_ns=0)
+    assert snapshot.daemon is not None
+    assert snapshot.daemon.cameras == ("yard", "gate")
+    assert [camera.camera for camera in snapshot.cameras] == ["gate", "yard"]
+    assert snapshot.tracks == []
+    assert snapshot.sequences["camera.offline/lobby/"] == 1
+    box.configure(["yard", "lobby"])
+    box.put(event(CameraOnline))
+    snapshot = box.snapshot(time_ns=0, monotonic_ns=0)
+    assert [camera.camera for camera in snapshot.cameras] == ["lobby", "yard"]
+    assert snapshot.sequences["camera.online/lobby/"] == 2
 
 
 def test_empty_means_sent_and_not_only_taken() -> None:
