@@ -7,7 +7,7 @@ import re
 import stat
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import msgspec
@@ -16,6 +16,9 @@ from msgspec import Meta
 from streamer.errors import ConfigError
 from streamer.logs import redact
 from streamer.systemd import credential
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = [
     "Analysis",
@@ -391,11 +394,11 @@ def _check(config: Config, place: str) -> None:
                 "its own name"
             )
         seen.add(camera.name)
-        if _NETWORK.match(camera.url) and any(sign.isspace() for sign in camera.url):
-            raise ConfigError(
-                f"{place}: cameras[{index}].url: has white space in it; write a blank as %20, or "
-                "put user and password into a file named by credentials"
-            )
+        _refuse_blanks(
+            camera.url,
+            f"{place}: cameras[{index}].url",
+            ", or put user and password into a file named by credentials",
+        )
         try:
             parts = urlsplit(camera.url)
             _ = parts.port  # read here because reading it is what checks it
@@ -408,6 +411,7 @@ def _check(config: Config, place: str) -> None:
             raise ConfigError(
                 f"{place}: cameras[{index}].credentials: are for addresses such as rtsp://host/…"
             )
+    _refuse_blanks(config.detector.mirror, f"{place}: detector.mirror")
     if config.emotions.exit > config.emotions.enter:
         raise ConfigError(f"{place}: emotions.exit must not exceed emotions.enter")
     if bool(config.publish.server_secret_key) != bool(config.publish.authorized_keys):
@@ -418,14 +422,37 @@ def _check(config: Config, place: str) -> None:
         raise ConfigError(f"{place}: http.tls_certificate and http.tls_key are needed together")
 
 
+def _refuse_blanks(url: str, key: str, hint: str = "") -> None:
+    """Refuse an address in which nobody could tell where a password ends."""
+    if _NETWORK.match(url) and any(sign.isspace() for sign in url):
+        raise ConfigError(f"{key}: has white space in it; write a blank as %20{hint}")
+
+
 def _refuse_readable_secrets(config: Config, place: str) -> None:
     for camera in config.cameras:
         if redact(camera.url) != camera.url:
             raise ConfigError(
-                f"{place}: holds the password of camera {camera.name!r} and is readable by "
-                f"everyone; run: chmod o-r {place}, or move the password into a file named by "
-                "cameras.credentials"
+                f"{place}: holds the password of camera {camera.name!r}, or a parameter that may "
+                f"be one, and is readable by everyone; run: chmod o-r {place}, or move the "
+                "password into a file named by cameras.credentials"
             )
+    for key, text in _texts(config):
+        if redact(text) != text:
+            raise ConfigError(
+                f"{place}: {key} holds a password, or a parameter that may be one, and the file is "
+                f"readable by everyone; run: chmod o-r {place}"
+            )
+
+
+def _texts(config: Config) -> Iterator[tuple[str, str]]:
+    """Yield key and value of every text beside the cameras, but for what is there to be read."""
+    for section in config.__struct_fields__:
+        table = getattr(config, section)
+        if section not in {"cameras", "purpose"}:
+            for key in table.__struct_fields__:
+                value = getattr(table, key)
+                if isinstance(value, str):
+                    yield f"{section}.{key}", value
 
 
 _PATH = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")

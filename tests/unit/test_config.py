@@ -90,6 +90,14 @@ def test_white_space_in_an_address_is_refused_without_it(url: str) -> None:
     assert "Secret99" not in str(caught.value)
 
 
+def test_white_space_in_the_address_of_a_mirror_is_refused_without_it() -> None:
+    """As in a camera's; a folder may have a blank in its name."""
+    with pytest.raises(ConfigError, match=r"detector\.mirror: has white space") as caught:
+        config.parse(f'{CAMERA}[detector]\nmirror = "https://bob:my Secret99@host/"\n')
+    assert "Secret99" not in str(caught.value)
+    config.parse(f'{CAMERA}[detector]\nmirror = "/srv/my models"\n')
+
+
 @pytest.mark.parametrize("url", ["/data/my clip.mp4", "file:///data/my clip.mp4"])
 def test_a_file_may_have_a_blank_in_its_name(url: str) -> None:
     """A path is no address of the network."""
@@ -130,8 +138,30 @@ def test_a_password_in_a_file_that_all_may_read_is_refused(tmp_path: Path) -> No
     query.chmod(0o644)
     with pytest.raises(ConfigError, match="chmod o-r"):
         config.load(query)
+    query.write_text('[[cameras]]\nname = "a"\nurl = "rtsp://nvr/live?channel=1&subtype=0"\n')
+    assert config.load(query).cameras[0].url.endswith("subtype=0")
     path.chmod(0o640)
     assert config.load(path).cameras[0].url == "rtsp://user:hunter2@camera/stream"
+
+
+@pytest.mark.parametrize(
+    "mirror",
+    ["https://bob:Secret99@host/models", "https://host/models?X-Signature=Secret99"],
+)
+def test_the_password_of_a_mirror_is_kept_as_that_of_a_camera(mirror: str, tmp_path: Path) -> None:
+    """The key is named, and not what it holds; a text for people may say what it wants."""
+    path = tmp_path / "streamer.toml"
+    path.write_text(f'{CAMERA}[purpose]\ndeclared = "https://host/why?page=7"\n')
+    path.chmod(0o644)
+    assert config.load(path).purpose.declared == "https://host/why?page=7"
+    path.write_text(f'{CAMERA}[detector]\nmirror = "{mirror}"\n')
+    with pytest.raises(
+        ConfigError, match=r"detector\.mirror holds a password.*chmod o-r"
+    ) as caught:
+        config.load(path)
+    assert "Secret99" not in str(caught.value)
+    path.chmod(0o640)
+    assert config.load(path).detector.mirror == mirror
 
 
 def test_credentials_come_from_a_private_file(tmp_path: Path) -> None:
