@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
+import sys
 import threading
 import time
 from collections import deque
@@ -15,13 +16,16 @@ import structlog
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
-from streamer.errors import ConfigError
+from streamer.errors import ConfigError, StreamerError
+from streamer.logs import Repeated
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from paho.mqtt.properties import Properties
     from paho.mqtt.reasoncodes import ReasonCode
+
+    from streamer.stages import Clock
 
 __all__ = ["Broker", "BrokerOptions"]
 
@@ -62,10 +66,14 @@ class BrokerOptions:
         try:
             parts = urlsplit(self.url)
             host, port, secret = parts.hostname, parts.port, parts.password
+            (host or "").encode("idna")  # as a resolver will: labels that are empty or too long
         except ValueError:
             host = port = secret = None
         if not host or parts.scheme not in _PORTS or parts.path.strip("/") or port == 0:
-            raise ConfigError("broker: expected mqtt://[USER@]HOST[:PORT] or mqtts://…")
+            raise ConfigError(
+                "broker: expected mqtt://HOST or mqtts://HOST, where needed with USER@ before the "
+                "host and :PORT after it"
+            )
         if secret is not None:
             raise ConfigError(
                 "broker: every user of this host can read a password in a command line; put it "
@@ -91,13 +99,15 @@ class Broker:
     Args:
         options: which broker.
         will: topic and payload that the broker publishes, retained, when this process dies.
+        clock: times the log.
 
     Raises:
         ConfigError: if the TLS certificates cannot be read.
     """
 
-    def __init__(self, options: BrokerOptions, *, will: tuple[str, str]) -> None:
+    def __init__(self, options: BrokerOptions, *, will: tuple[str, str], clock: Clock) -> None:
         self._place = options.place
+        self._repeated = Repeated(clock)
         self._refusal: ReasonCode | None = None
         self._fresh = threading.Event()
         self._gone = threading.Event()
@@ -119,22 +129,31 @@ class Broker:
         client.reconnect_delay_set(1, _RECONNECT_MAX_S)
         client.connect_timeout = _CONNECT_S
         client.on_connect = self._on_connect
+        client.on_connect_fail = self._on_connect_fail
         client.on_disconnect = self._on_disconnect
         client.on_publish = self._on_publish
         port = parts.port or _PORTS[parts.scheme]
         client.connect_async(parts.hostname or "", port, keepalive=_KEEPALIVE_S)
         client.loop_start()
+        self._thread = client._thread  # noqa: SLF001 - paho tells nobody when it has ended
 
     def fresh(self) -> bool:
         """Tell once after each connect that the broker may have forgotten what it was told.
 
         Raises:
             ConfigError: if it has never let this user in, and does not now.
+            StreamerError: if nobody tries to connect any more, after an error that paho has not
+                foreseen.
         """
         refusal, self._refusal = self._refusal, None
         if refusal is not None and not self._ever_connected:
             raise ConfigError(
                 f"{self._place} refuses the connection: {refusal}; check the user and the password"
+            )
+        if self._thread is None or not self._thread.is_alive():
+            raise StreamerError(
+                f"{self._place}: what connects to the broker has ended by an error of its own, "
+                "which is in the log; start the bridge again"
             )
         if self._fresh.is_set():
             self._fresh.clear()
@@ -206,6 +225,16 @@ class Broker:
         log.info("broker_connected", broker=self._place)
         self._gone.clear()
         self._fresh.set()
+
+    def _on_connect_fail(self, _client: paho.Client, _userdata: object) -> None:
+        if self._repeated.offer("unreachable") is not None:
+            error = sys.exception()  # paho calls this while it handles what went wrong
+            log.warning(
+                "broker_unreachable",
+                broker=self._place,
+                error=str(error),
+                do="is the address right and the broker running? Tried again until it is there",
+            )
 
     def _on_disconnect(
         self,

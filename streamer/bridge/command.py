@@ -127,7 +127,7 @@ def mqtt(
     options = BrokerOptions(url=broker, password=password, ca=ca, prefix=prefix)
     with feed.subscribe((*TOPICS, SAMPLES) if samples else TOPICS) as subscriber:
         bridge = MqttBridge(
-            broker=Broker(options, will=(status_topic(prefix), "offline")),
+            broker=Broker(options, will=(status_topic(prefix), "offline"), clock=clock),
             prefix=prefix,
             discovery_prefix=discovery_prefix,
             fetch=feed.fetch_snapshot,

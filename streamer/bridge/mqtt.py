@@ -102,6 +102,7 @@ class MqttBridge:
 
         Raises:
             ConfigError: if the broker refuses this user.
+            StreamerError: if nobody tries to reach the broker any more.
         """
         if connected != self._connected:
             self._connected = self._must_sync = connected
@@ -134,21 +135,27 @@ class MqttBridge:
             self._must_sync = False
 
     def _tell_status(self) -> None:
-        self._owed[status_topic(self._prefix)] = b"online" if self._connected else b"offline"
+        self._owe(status_topic(self._prefix), b"online" if self._connected else b"offline")
 
     def _tell_states(self) -> None:
         for name in sorted(self._cameras.gone):
             for topic, _payload in self._discovery(name):
-                self._owed[topic] = b""
-            self._owed[self._state_topic(name)] = b""
+                self._owe(topic, b"")
+            self._owe(self._state_topic(name), b"")
             self._announced.discard(name)
         self._cameras.gone.clear()
         for name in sorted(self._cameras.changed):
             if name not in self._announced:
-                self._owed.update(self._discovery(name))
+                for topic, payload in self._discovery(name):
+                    self._owe(topic, payload)
                 self._announced.add(name)
-            self._owed[self._state_topic(name)] = msgspec.json.encode(self._cameras.state(name))
+            self._owe(self._state_topic(name), msgspec.json.encode(self._cameras.state(name)))
         self._cameras.changed.clear()
+
+    def _owe(self, topic: str, payload: bytes) -> None:
+        """Have a topic say this, after what was said before: a state follows its discovery."""
+        self._owed.pop(topic, None)
+        self._owed[topic] = payload
 
     def _pay(self) -> None:
         """Send what is owed, as far as the broker takes it; the rest is tried again, each turn."""

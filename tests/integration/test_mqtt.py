@@ -24,7 +24,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from streamer.bridge import broker as connection
 from streamer.bridge.broker import Broker, BrokerOptions
 from streamer.bridge.mqtt import MqttBridge, status_topic
-from streamer.errors import ConfigError, SourceReason
+from streamer.errors import ConfigError, SourceReason, StreamerError
 from streamer.events import (
     CameraOffline,
     CameraOnline,
@@ -287,7 +287,7 @@ def test_states_are_told_after_an_outage_that_filled_the_queue(
     monkeypatch.setattr(connection, "_ROOM", 4)
     source = Outbox(limit=1000, wake=lambda: None)
     options = BrokerOptions(url=f"mqtt://127.0.0.1:{broker.port}")
-    target = Broker(options, will=(status_topic("streamer"), "offline"))
+    target = Broker(options, will=(status_topic("streamer"), "offline"), clock=time)
     bridge = MqttBridge(
         broker=target,
         prefix="streamer",
@@ -397,6 +397,9 @@ def test_without_a_broker_it_waits_and_stops_in_time(
     """A broker that is not there is tried again; what it never got is said and is exit code 1."""
     with publisher(options) as (source, _), bridging(tmp_path, options, free_port()) as process:
         logged(process, "daemon_found")
+        unreachable = logged(process, "broker_unreachable")
+        assert re.fullmatch(r"mqtt://127\.0\.0\.1:\d+", unreachable["broker"])
+        assert "refused" in unreachable["error"]
         sent = iter(range(20))  # the first of them may be sent before the subscription is there
         until_heard(source, lambda: next(sent, None) is None, EmotionChanged)
         assert source.drain(10)
@@ -437,6 +440,8 @@ def test_a_password_is_needed_and_a_wrong_one_is_exit_78(
         ({"url": "localhost"}, "expected mqtt://"),
         ({"url": "http://localhost"}, "expected mqtt://"),
         ({"url": "mqtt://host:99999"}, "expected mqtt://"),
+        ({"url": "mqtt://broker..local"}, "expected mqtt://"),
+        ({"url": f"mqtt://{'long' * 16}.local"}, "expected mqtt://"),
         ({"url": "mqtt://user:planted@host"}, "--password-file"),
         ({"url": "mqtt://host", "password": "planted"}, "needs a user"),
         ({"url": "mqtt://host", "prefix": "a/#"}, "prefix"),
@@ -447,6 +452,23 @@ def test_options_that_make_no_sense_are_refused(values: dict[str, str], told: st
     with pytest.raises(ConfigError, match=told) as caught:
         BrokerOptions(**values)  # type: ignore[arg-type]
     assert "planted" not in str(caught.value)
+
+
+def test_a_connection_that_nobody_tries_any_more_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What paho has not foreseen ends its thread: the bridge does not go on without it."""
+
+    class Unchecked(BrokerOptions):
+        def __post_init__(self) -> None:
+            pass
+
+    died = threading.Event()
+    monkeypatch.setattr(threading, "excepthook", lambda _: died.set())
+    target = Broker(Unchecked(url="mqtt://broker..local"), will=("status", "offline"), clock=time)
+    assert died.wait(20)
+    with pytest.raises(StreamerError, match="start the bridge again"):
+        wait_until(target.fresh)
 
 
 def test_a_missing_certificate_is_exit_78(tmp_path: Path, options: PublishOptions) -> None:
