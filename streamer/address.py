@@ -27,6 +27,10 @@ def check_address(address: str, *, key: str) -> None:
     Raises:
         ConfigError: if it is anything else.
     """
+    try:
+        address.encode()
+    except UnicodeEncodeError:  # bytes of a command line that are no UTF-8
+        raise ConfigError(f"{key}: {address!r} is not UTF-8, which addresses are") from None
     match = _TCP.fullmatch(address)
     if match is None:
         if _IPC.fullmatch(address):

@@ -105,7 +105,7 @@ class Subscriber:
         missed: events missed so far, the sum over all gaps.
 
     Raises:
-        ConfigError: if an address or the combination of keys makes no sense.
+        ConfigError: if an address, a topic or the combination of keys makes no sense.
     """
 
     def __init__(
@@ -122,6 +122,7 @@ class Subscriber:
         check_address(connect, key="connect")
         if snapshot is not None:
             check_address(snapshot, key="snapshot")
+        prefixes = [_encoded(topic) for topic in topics]
         self.address = connect
         self.malformed = 0
         self.missed = 0
@@ -144,8 +145,8 @@ class Subscriber:
             keys=keys,
         )
         self._monitor = Monitor(self._stream, _MONITORED)
-        for topic in topics:
-            self._stream.setsockopt_string(zmq.SUBSCRIBE, topic)
+        for prefix in prefixes:
+            self._stream.setsockopt(zmq.SUBSCRIBE, prefix)
         open_connection(self._stream, connect)
 
     def __enter__(self) -> Self:
@@ -313,6 +314,13 @@ class Subscriber:
             return None
         self.missed += missing
         return Gap(topic=topic, missing=missing, epoch_changed=changed)
+
+
+def _encoded(topic: str) -> bytes:
+    try:
+        return topic.encode()
+    except UnicodeEncodeError:  # bytes of a command line that are no UTF-8
+        raise ConfigError(f"topic: {topic!r} is not UTF-8, which topics are") from None
 
 
 def _milliseconds(duration_s: float) -> int:

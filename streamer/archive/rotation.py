@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -32,15 +33,16 @@ class Rotation:
         keep: how many finished files stay; 0: all of them.
 
     Raises:
-        ConfigError: if a limit is not positive.
+        ConfigError: if a limit is not positive, or no number.
     """
 
-    size_bytes: int
+    size_bytes: float
     age_s: float
     keep: int = 0
 
     def __post_init__(self) -> None:
-        if self.size_bytes <= 0 or self.age_s <= 0 or self.keep < 0:
+        limits = (self.size_bytes, self.age_s)
+        if not all(math.isfinite(limit) and limit > 0 for limit in limits) or self.keep < 0:
             raise ConfigError("rotation: expected a size and an age above 0, and keep 0 or more")
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from streamer.stages import Clock
 
-__all__ = ["Broker", "BrokerOptions"]
+__all__ = ["Broker", "BrokerOptions", "check_prefix"]
 
 _PORTS: Final = {"mqtt": 1883, "mqtts": 8883}  # registered with IANA
 _NOT_LET_IN: Final = frozenset({134, 135})  # bad user name or password; not authorized
@@ -81,16 +81,36 @@ class BrokerOptions:
             )
         if self.password and not parts.username:
             raise ConfigError("broker: a password needs a user; write mqtt://USER@HOST")
-        if not _PREFIX.fullmatch(self.prefix):
+        if not _encodes(parts.username or ""):
             raise ConfigError(
-                f"prefix: {self.prefix!r}, expected letters, digits, _ - and / between them"
+                f"broker: the user {parts.username!r} is not UTF-8; write it in UTF-8"
             )
+        check_prefix(self.prefix, option="prefix")
 
     @property
     def place(self) -> str:
         """The address without the user."""
         parts = urlsplit(self.url)
         return f"{parts.scheme}://{parts.hostname}:{parts.port or _PORTS[parts.scheme]}"
+
+
+def check_prefix(prefix: str, *, option: str) -> None:
+    """Refuse what topics cannot begin with, or what would be a wildcard in them.
+
+    Raises:
+        ConfigError: if that is so.
+    """
+    if not _PREFIX.fullmatch(prefix):
+        raise ConfigError(f"{option}: {prefix!r}, expected letters, digits, _ - and / between them")
+
+
+def _encodes(text: str) -> bool:
+    """Tell whether it is text: bytes of a command line that are no UTF-8 come as surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class Broker:

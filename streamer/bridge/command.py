@@ -93,7 +93,7 @@ def record(
     make = _FORMATS.get(form)
     if make is None:
         raise ConfigError(f"--format: {form!r}, expected one of {', '.join(_FORMATS)}")
-    limits = Rotation(size_bytes=int(rotate_mb * 1e6), age_s=rotate_hours * _HOUR_S, keep=keep)
+    limits = Rotation(size_bytes=rotate_mb * 1e6, age_s=rotate_hours * _HOUR_S, keep=keep)
     with feed.subscribe(topics) as subscriber:
         recorder = Recorder(folder=out, form=make(), limits=limits, clock=clock)
         return relay(subscriber, recorder, clock=clock)
@@ -116,7 +116,11 @@ def mqtt(
     """
     clock = _start()
     try:
-        from streamer.bridge.broker import Broker, BrokerOptions  # noqa: PLC0415 an optional library
+        from streamer.bridge.broker import (  # noqa: PLC0415 an optional library
+            Broker,
+            BrokerOptions,
+            check_prefix,
+        )
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"mqtt: {error.name} is not installed; run: pip install 'emotion-streamer[mqtt]'"
@@ -124,6 +128,8 @@ def mqtt(
     from streamer.bridge.mqtt import SAMPLES, TOPICS, MqttBridge, status_topic  # noqa: PLC0415
 
     password = read_secret(password_file, "--password-file") if password_file else ""
+    if discovery_prefix:
+        check_prefix(discovery_prefix, option="discovery")
     options = BrokerOptions(url=broker, password=password, ca=ca, prefix=prefix)
     with feed.subscribe((*TOPICS, SAMPLES) if samples else TOPICS) as subscriber:
         bridge = MqttBridge(

@@ -135,6 +135,13 @@ def test_a_camera_that_comes_back_to_a_run_goes_on_with_its_numbers(plain: Plain
     assert plain.subscriber.missed == 2
 
 
+@pytest.mark.parametrize("wrong", [{"topics": ("", "a\udcff")}, {"connect": "ipc:///tmp/\udcff"}])
+def test_bytes_that_are_no_text_are_refused(wrong: dict[str, Any]) -> None:
+    """A command line may have any bytes: they come as lone surrogates, which no socket takes."""
+    with pytest.raises(ConfigError, match=r"'.*\\udcff' is not UTF-8"):
+        Subscriber(**wrong)
+
+
 def test_an_event_is_not_given_twice(plain: Plain) -> None:
     """A number that was there already is passed over."""
     for sequence in (3, 3, 2, 4):

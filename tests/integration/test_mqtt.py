@@ -445,6 +445,7 @@ def test_a_password_is_needed_and_a_wrong_one_is_exit_78(
         ({"url": "mqtt://user:planted@host"}, "--password-file"),
         ({"url": "mqtt://host", "password": "planted"}, "needs a user"),
         ({"url": "mqtt://host", "prefix": "a/#"}, "prefix"),
+        ({"url": "mqtt://us\udcffer@host"}, "is not UTF-8"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(values: dict[str, str], told: str) -> None:
@@ -471,10 +472,18 @@ def test_a_connection_that_nobody_tries_any_more_is_an_error(
         wait_until(target.fresh)
 
 
-def test_a_missing_certificate_is_exit_78(tmp_path: Path, options: PublishOptions) -> None:
-    """TLS with an authority that cannot be read ends it at once."""
-    arguments = ("--broker", "mqtts://127.0.0.1", "--ca", str(tmp_path / "absent.pem"))
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--broker", "mqtts://127.0.0.1", "--ca", "absent.pem"), "absent.pem: no certificates"),
+        (("--discovery", "homeassistant/#"), "discovery: 'homeassistant/#', expected letters"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_78(
+    tmp_path: Path, options: PublishOptions, arguments: tuple[str, ...], told: str
+) -> None:
+    """An authority that cannot be read, a prefix with a wildcard: it ends at once."""
     with relaying(tmp_path, "bridge", "mqtt", "--connect", options.bind, *arguments) as process:
         assert process.process.wait(20) == 78
     (line,) = process.log.read_text().splitlines()
-    assert "absent.pem: no certificates" in line
+    assert told in line

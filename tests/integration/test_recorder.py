@@ -172,6 +172,9 @@ def test_a_kill_leaves_whole_batches(
     [
         (("--format", "csv"), "expected one of sqlite, parquet"),
         (("--rotate-mb", "0"), "expected a size and an age above 0"),
+        (("--rotate-mb", "inf"), "expected a size and an age above 0"),
+        (("--rotate-hours", "nan"), "expected a size and an age above 0"),
+        (("--topic", "a\udcff"), "is not UTF-8"),
         (("--connect", "localhost:5556"), "is no address"),
         (("--out", "/proc/nowhere"), "/proc/nowhere: cannot be made"),
         (("--server-key", "server.key"), "are needed together"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
@@ -265,7 +266,8 @@ def test_a_full_disk_is_an_error_and_counted(tmp_path: Path) -> None:
 
 def test_limits_that_make_no_sense_are_refused() -> None:
     """A size, an age and a number of files are positive."""
-    for limits in ({"size_bytes": 0}, {"age_s": 0.0}, {"keep": -1}):
+    odd = ({"size_bytes": math.inf}, {"size_bytes": math.nan}, {"age_s": math.nan})
+    for limits in ({"size_bytes": 0}, {"age_s": 0.0}, {"keep": -1}, *odd):
         with pytest.raises(ConfigError, match="above 0"):
             Rotation(**({"size_bytes": 1, "age_s": 1.0} | limits))
 
