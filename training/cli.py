@@ -128,10 +128,10 @@ def stack(
     import torch
 
     from training.ensemble import stack as stacked
-    from training.inputs import faces_of
+    from training.inputs import faces_of, part_of
 
     torch.set_num_threads(threads)
-    result = stacked(members, faces_of(data, []).part(split))
+    result = stacked(members, part_of(faces_of(data, []), split, data.stem))
     for path, value in zip(members, result.members, strict=True):
         typer.echo(f"{path}: accuracy {value:.4f}")
     typer.echo(f"mean of probabilities: {result.averaged:.4f}")
@@ -157,12 +157,15 @@ def evaluate(
     import torch
 
     from training.export import calibrated
-    from training.inputs import faces_of, network_of
+    from training.inputs import faces_of, network_of, part_of
+    from training.outputs import file_place
     from training.release import measure
 
     torch.set_num_threads(threads)
+    if out is not None:
+        file_place(out)
+    faces = part_of(faces_of(data, leave_out), split, data.stem)
     net = calibrated(*network_of(checkpoint), prior_share, 1.0)
-    faces = faces_of(data, leave_out).part(split)
     results = measure(net, faces, dataset=data.stem, split=split, temperature=1.0)
     for r in results:
         s = r.scores
@@ -202,8 +205,10 @@ def report_model(
     from training import report
     from training.inputs import corpus_of, faces_of, pair, pairs
     from training.model_page import Divisions, page_of
+    from training.outputs import file_place
 
     torch.set_num_threads(threads)
+    file_place(out)
     corpus = corpus_of(data)
     named = pairs("--unseen", unseen, taken=(corpus.name,))
     others = {key: faces_of(path, leave_out) for key, path in named.items()}
@@ -233,9 +238,11 @@ def diagnose(
     from training import report
     from training.inputs import faces_of, network_of
     from training.looking import looking_section, sheet
+    from training.outputs import file_place
     from training.recipes import config_from
 
     torch.set_num_threads(threads)
+    file_place(out)
     faces, config = faces_of(data, []), config_from(checkpoints.load(checkpoint).config)
     some = torch.from_numpy(faces.part("valid").images_NHW[:512])[:, None].float() / 255.0
     net = network_of(checkpoint)[0]

@@ -73,7 +73,9 @@ def audit_data(
     from training.data import cache
     from training.data.advice import advice
     from training.data.audit import audit
+    from training.outputs import file_place
 
+    file_place(out)
     found = audit(cache.load(data).faces, learn_from=learn_from)
     report.write(out, f"Audit of {data.name}", audit_sections(found), found)
     pairs = ", ".join(f"{k} {v}" for k, v in sorted(found.near_pairs.items())) or "none"

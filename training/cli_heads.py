@@ -55,9 +55,10 @@ def heads(
     from training import checkpoint as checkpoints
     from training import report
     from training.export import calibrated
-    from training.heads import LAYERS, compare, read_real
+    from training.heads import LAYERS, compare, read_real, two_people
     from training.inputs import clips_of, faces_of, network_of, pair
     from training.kept import Kept, key_of
+    from training.outputs import file_place
     from training.recipes import changed, config_from, to_plain
     from training.release import clips_of_stills, operating_point
 
@@ -65,7 +66,11 @@ def heads(
     if unknown:
         raise ConfigError(f"--kind {unknown[0]}: choose from {', '.join(LAYERS)}")
     torch.set_num_threads(threads)
+    file_place(out)
     name, path = pair(clips)
+    clip_set = clips_of(path, leave_out)
+    if real:
+        two_people(clip_set.subjects_M, name)
     bare, prior_K = network_of(checkpoint)
     config = changed(config_from(checkpoints.load(checkpoint).config), set_)
     plain, kept = to_plain(config), Kept(out.with_suffix(".kept"))
@@ -87,7 +92,7 @@ def heads(
     lessons_key = key_of(learned, plain, stills)
     lessons = kept.arrays("stills", lessons_key, read)
     pair_of = torch.from_numpy(lessons["features"]), torch.from_numpy(lessons["targets"])
-    judged = read_real(net, clips_of(path, leave_out), config.sequences.head.step_s)
+    judged = read_real(net, clip_set, config.sequences.head.step_s)
     run_key = key_of(lessons_key, file_sha256(path), leave_out)
 
     def keep(run: str, work: Callable[[], list[F32]]) -> list[F32]:

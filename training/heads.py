@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from streamer.errors import ConfigError
 from training.data.faces import CLASSES
 from training.data.splits import folds
 from training.evaluate import Interval, softmax
@@ -44,6 +45,7 @@ __all__ = [
     "lessons",
     "read_held",
     "read_real",
+    "two_people",
 ]
 
 LAYERS = {"lstm": 1, "gru": 1, "tcn": 3, "attention": 1}
@@ -224,7 +226,11 @@ def read_held(
 
     Returns:
         Probabilities (T, K) of each clip.
+
+    Raises:
+        ConfigError: when they show one person alone.
     """
+    two_people(clips.people_M, "real clips")
     features, targets = lessons(clips, config.steps)
     out: list[F32] = [np.zeros((0, len(CLASSES)), np.float32)] * len(clips.features)
     count = min(_FOLDS, len(np.unique(clips.people_M)))
@@ -234,6 +240,18 @@ def read_held(
         for row, said in zip(held, _said(head, [clips.features[i] for i in held]), strict=True):
             out[row] = said
     return out
+
+
+def two_people(people_M: NDArray[np.str_], name: str) -> None:
+    """Look whether clips show somebody besides each person, to learn from.
+
+    Raises:
+        ConfigError: when they do not.
+    """
+    if len(np.unique(people_M)) < 2:  # noqa: PLR2004 - one learns, one is read
+        raise ConfigError(
+            f"{name}: the clips of one person; a head that has not seen that person needs others"
+        )
 
 
 def joined(parts: list[RealClips]) -> RealClips:

@@ -12,6 +12,8 @@ from streamer.errors import ConfigError
 from training import checkpoint as checkpoints
 from training.data import cache
 from training.data.clips import ClipSet
+from training.data.faces import SPLITS
+from training.data.labels import majority
 from training.recipes import config_from
 from training.train import averaged_model
 
@@ -22,7 +24,17 @@ if TYPE_CHECKING:
     from training.data.faces import FaceSet
     from training.model import FaceNet
 
-__all__ = ["FERPLUS", "Corpus", "clips_of", "corpus_of", "faces_of", "network_of", "pair", "pairs"]
+__all__ = [
+    "FERPLUS",
+    "Corpus",
+    "clips_of",
+    "corpus_of",
+    "faces_of",
+    "network_of",
+    "pair",
+    "pairs",
+    "part_of",
+]
 
 FERPLUS = "FER+"
 _FERPLUS_FILES = ("ferplus", "fer+", "fer2013plus", "fer2013new.csv")
@@ -73,19 +85,46 @@ def faces_of(path: Path, leave_out: list[str]) -> FaceSet:
     """Return a cache's faces without some groups.
 
     Raises:
-        ConfigError: when it is not a cache.
+        ConfigError: when it is not a cache, or nobody is left.
     """
     faces = cache.load(path).faces
-    return faces.rows(~np.isin(faces.group_N, leave_out))
+    left = faces.rows(~np.isin(faces.group_N, leave_out))
+    if not len(left):
+        raise ConfigError(f"{path}: nobody is left without {', '.join(leave_out)}")
+    return left
+
+
+def part_of(faces: FaceSet, split: str, name: str) -> FaceSet:
+    """Return one split of a set that figures are to be of.
+
+    Args:
+        faces: the set.
+        split: of it.
+        name: of the set, for the error.
+
+    Raises:
+        ConfigError: when there is no such split, or nothing in it to be measured on.
+    """
+    if split not in SPLITS:
+        raise ConfigError(f"{name}: no split {split}; it is one of {', '.join(SPLITS)}")
+    part = faces.part(split)
+    if not majority(part)[1].any():
+        raise ConfigError(
+            f"{name}: no clearly labelled picture in its split {split}; import it with some "
+            f"there, or take another set"
+        )
+    return part
 
 
 def clips_of(path: Path, leave_out: list[str]) -> ClipSet:
     """Return a cache's clips without some people.
 
     Raises:
-        ConfigError: when it is not a cache of clips.
+        ConfigError: when it is not a cache of clips, or nobody is left.
     """
     clips = ClipSet.load(path)
+    if np.isin(clips.subjects_M, leave_out).all():
+        raise ConfigError(f"{path}: nobody is left without {', '.join(leave_out)}")
     for subject in leave_out:
         clips = clips.without(subject)
     return clips

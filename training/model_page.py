@@ -11,10 +11,11 @@ from training.data.cache import recut
 from training.data.labels import majority
 from training.export import calibrated
 from training.inputs import network_of
-from training.release import measure_all, operating_point
+from training.log import read_log
+from training.release import measurable, measure_all, operating_point
 from training.seeds import Summary, summarise
 from training.slices import Slice, groups_from, list_from, slices
-from training.train import predict
+from training.train import LOG, predict
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,8 +82,10 @@ def page_of(
         Sections of a page, and its figures.
 
     Raises:
-        ConfigError: when a checkpoint is none, or a division names a set that is not measured.
+        ConfigError: when a checkpoint is none, a set has nothing to be measured on, or a division
+            names a set that is not measured.
     """
+    measurable(corpus, unseen)
     sets = {corpus.name: corpus.faces.part("test"), **unseen}
     for name, path in (*divisions.groups, *divisions.lists):
         if name not in sets:
@@ -97,7 +100,7 @@ def page_of(
         points.append((share, temperature))
         if len(runs) == 1:
             parts = {name: _slices(net, part, name, divisions) for name, part in sets.items()}
-    log = report.read_log(checkpoints[0].parent / "log.jsonl")
+    log = read_log(checkpoints[0].parent / LOG)
     sections = report.model_sections(runs[0], [], log)
     sections += [report.slices_section(name, found) for name, found in parts.items()]
     page = ModelPage(

@@ -17,6 +17,7 @@ import torch
 
 from streamer import bundle as bundles
 from streamer import preprocess
+from streamer.errors import ConfigError
 from training import card
 from training import checkpoint as checkpoints
 from training.augment import framings
@@ -28,6 +29,7 @@ from training.evaluate import Measured, fit_temperature, score, softmax
 from training.export import Exported, OnnxFile, calibrated, export
 from training.half import add_half
 from training.heads import joined, lessons, read_held, read_real
+from training.inputs import part_of
 from training.origin import Origin
 from training.outputs import bundle_place
 from training.recipes import changed, config_from
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Release",
     "clips_of_stills",
+    "measurable",
     "measure",
     "measure_all",
     "measure_head",
@@ -120,7 +123,8 @@ def release(
             files and is no bundle.
         BundleError: when the exported graphs do not compute what PyTorch does.
     """
-    bundle_place(out)  # before the work
+    bundle_place(out)  # before the work, as what follows
+    measurable(corpus, unseen)
     faces = corpus.faces
     state = checkpoints.load(checkpoint)
     config = changed(config_from(state.config), list(what.changes))
@@ -215,6 +219,19 @@ def operating_point(bare: FaceNet, prior_K: F32, valid: FaceSet) -> tuple[float,
     logits = [predict(carried, crops)[1] for crops in (chosen.raw_NHW, chosen.recut_NHW)]
     labels = np.concatenate([chosen.labels_N] * 2)
     return share, fit_temperature(np.concatenate(logits), labels)
+
+
+def measurable(corpus: Corpus, unseen: dict[str, FaceSet]) -> None:
+    """Look whether ``measure_all`` will have what it needs, and ``operating_point`` too.
+
+    Raises:
+        ConfigError: naming the set that has no clearly labelled picture where it needs some.
+    """
+    for split in ("valid", "test"):
+        part_of(corpus.faces, split, corpus.name)
+    for name, other in unseen.items():
+        if not majority(other)[1].any():
+            raise ConfigError(f"{name}: no clearly labelled picture; it cannot be measured on")
 
 
 def measure_all(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import html
 import io
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +36,6 @@ __all__ = [
     "firing_section",
     "heads_section",
     "model_sections",
-    "read_log",
     "rest_section",
     "seeds_section",
     "slices_section",
@@ -290,13 +288,6 @@ def trace_section(traces: list[GradientTrace]) -> Section:
     axes.set_ylabel("gradient over weight (norms)")
     axes.legend()
     return Section(title="Gradients", plots=[("Geometric mean over the steps", figure_svg(figure))])
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's log, or nothing where there is none."""
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def _render(section: Section) -> str:

@@ -21,6 +21,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from streamer.errors import ConfigError
+from training.log import read_log
 from training.recipes import changed, to_plain
 from training.train import LAST, LOG, fit
 
@@ -246,7 +247,7 @@ def _earlier(out: Path) -> dict[int, float]:
     """Return the scores of a run that was interrupted, by epoch."""
     if not (out / LAST).exists():
         return {}
-    lines = [json.loads(line) for line in (out / LOG).read_text().splitlines()]
+    lines = read_log(out / LOG)
     return {int(line["epoch"]): float(line["score"]) for line in lines if "score" in line}
 
 

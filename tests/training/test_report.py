@@ -17,6 +17,7 @@ from training.data.faces import CLASSES
 from training.diagnose import firing, gradient_trace
 from training.export import calibrated
 from training.inputs import Corpus
+from training.log import read_log
 from training.model import FaceNet
 from training.model_page import Divisions, page_of
 from training.release import measure_all, operating_point
@@ -68,7 +69,7 @@ def test_model_report_loads_nothing_and_names_its_figures(
     ready = calibrated(net, prior_K, share, temperature)
     mine = Corpus(name="mine", faces=faces, sources={})
     measured = measure_all(ready, mine, {"<other>": faces}, temperature)
-    sections = report.model_sections(measured, [], report.read_log(tmp_path / "log.jsonl"))
+    sections = report.model_sections(measured, [], read_log(tmp_path / "log.jsonl"))
     report.write(tmp_path / "page.html", "A & B", sections, measured)
     page = read(tmp_path / "page.html")
     assert page.loads == []

@@ -15,6 +15,7 @@ import torch
 from streamer.errors import ConfigError
 from training.augment import AugmentConfig
 from training.data import cache
+from training.log import read_log
 from training.model import ModelConfig
 from training.recipes import TrainConfig, changed, recipe
 from training.tune import USUAL, Varied, tune, varied
@@ -121,13 +122,13 @@ def test_an_interrupted_search_goes_on_in_mid_trial(tmp_path: Path, few: FaceSet
 
     with pytest.raises(KeyboardInterrupt):
         tune(base(3), few, tmp_path, values, trials=3, report=interrupt)
+    with (tmp_path / "trial-001" / "log.jsonl").open("a") as cut_off:
+        cut_off.write('{"epoch": 2, "sc')  # as a full disk leaves it
     said: list[str] = []
     found = tune(base(3), few, tmp_path, values, trials=3, report=said.append)
     assert len(found.trials) == 3
     assert sum("trial" in line and "epoch" in line for line in said) == 2 + 3
-    log = [
-        json.loads(line) for line in (tmp_path / "trial-001" / "log.jsonl").read_text().splitlines()
-    ]
+    log = read_log(tmp_path / "trial-001" / "log.jsonl")
     assert [line["epoch"] for line in log] == [1, 2, 3]
     assert max(line["score"] for line in log) in [t.score for t in found.trials]
     again = tune(base(3), few, tmp_path, values, trials=3)

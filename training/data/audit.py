@@ -14,7 +14,7 @@ from training.data.coverage import PROPERTIES, Spread, properties, spread
 from training.data.duplicates import near_duplicates
 from training.data.faces import CLASSES, SPLITS
 from training.data.labels import majority
-from training.data.learning import Doubts, LearningCurve, curve, describe, doubts, sample
+from training.data.learning import FOLDS, Doubts, LearningCurve, curve, describe, doubts, sample
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -124,7 +124,8 @@ def _learned(faces: FaceSet, count: int) -> tuple[LearningCurve | None, Doubts |
     if not count:
         return None, None
     some, labels = sample(faces, count)
-    if len(some) < _FEWEST or len(np.unique(labels)) < 2:  # noqa: PLR2004 - nothing to tell apart
+    alike = len(np.unique(labels)) < 2  # noqa: PLR2004 - nothing to tell apart
+    if alike or len(some) < _FEWEST or len(np.unique(some.group_N)) < FOLDS:
         return None, None
     features = describe(some)
     return (

@@ -5,10 +5,10 @@ Legend: N frames of all clips, M clips, T steps, H W pixels, K classes.
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import zipfile
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from streamer.errors import ConfigError
 from training.data.archive import read_arrays
 from training.data.faces import CLASSES
 from training.data.hashes import hashes_of
+from training.data.table import rows_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 __all__ = ["ClipSet", "Sequence", "Store", "crop_of", "cut_clips", "read_ckplus_sequences"]
 
 _INDEX = "index.csv"
+_COLUMNS = ("sequence", "subject", "label")
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError)
+"""What a zip's member that is broken, enciphered or packed in an unknown way is refused with."""
 _FRAME_S = 1.0 / 30.0
 """CK+ was recorded at 30 frames a second (Lucey 2010)."""
 
@@ -69,7 +73,7 @@ class ClipSet:
             yield slice(int(start), int(end))
 
     def without(self, subject: str) -> ClipSet:
-        """Return the clips of everybody else."""
+        """Return the clips of everybody else, of whom there must be somebody."""
         kept = [i for i, s in enumerate(self.subjects_M) if s != subject]
         spans = list(self.spans())
         crops = [self.crops_NHW[spans[i]] for i in kept]
@@ -167,12 +171,16 @@ class Store:
         """Return a file's content.
 
         Raises:
-            ConfigError: when it is not there.
+            ConfigError: when it is not there or damaged.
         """
         try:
             return self._zip.read(name) if self._zip else (self.path / name).read_bytes()
         except (KeyError, OSError):
             raise ConfigError(f"{self.path}: holds no {name}") from None
+        except _DAMAGED as error:
+            raise ConfigError(
+                f"{self.path}: {name} is damaged: {error}; fetch the archive again"
+            ) from None
 
 
 def read_ckplus_sequences(path: Path, detector: Detector, size_px: int = 48) -> ClipSet:
@@ -191,9 +199,12 @@ def read_ckplus_sequences(path: Path, detector: Detector, size_px: int = 48) -> 
     """
     store = Store(path)
     sequences = []
-    for row in csv.DictReader(io.StringIO(store.read(_INDEX).decode())):
+    index = f"{path}: {_INDEX}"
+    table = io.TextIOWrapper(io.BytesIO(store.read(_INDEX)), encoding="utf-8-sig", newline="")
+    for line, row in rows_in(table, index, _COLUMNS):
         if row["label"] not in CLASSES:
-            raise ConfigError(f"{path}: {_INDEX}: label {row['label']!r} is none of {CLASSES}")
+            label = f"label {row['label']!r}"
+            raise ConfigError(f"{index}: line {line}: {label} is none of {', '.join(CLASSES)}")
         prefix = f"frames/{row['label']}/{row['sequence']}/"
         sequences.append(
             Sequence(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from typing import TYPE_CHECKING
 
 import cv2
@@ -11,7 +10,7 @@ import numpy as np
 from streamer.errors import ConfigError
 from training.data.faces import CLASSES, MISSING, FaceSet
 from training.data.packed import FER2013_NAMES, second_labels
-from training.data.table import rows_of
+from training.data.table import cells_of, rows_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,12 +81,11 @@ def read_ferplus_folder(folder: Path) -> FaceSet:
         table = folder / name / "label.csv"
         if not table.is_file():
             continue
-        with table.open(newline="") as file:
-            for line, row in enumerate(csv.reader(file), start=1):
-                images.append(_png(folder / name / row[0]))
-                votes.append(_numbers(table, line, row[-len(CLASSES) - len(_OTHER) :]))
-                names.append(row[0])
-                split.append(part)
+        for line, row in cells_of(table):
+            votes.append(_numbers(table, line, row[1:][-len(CLASSES) - len(_OTHER) :]))
+            images.append(_png(folder / name / row[0]))
+            names.append(row[0])
+            split.append(part)
     if not images:
         raise ConfigError(f"{folder}: holds none of {', '.join(_FOLDERS)} with a label.csv")
     counted = np.array(votes, np.float32)

@@ -69,7 +69,8 @@ def read_folders(
         seed: of that split.
 
     Raises:
-        ConfigError: when no folder is named after a class, or a picture cannot be read.
+        ConfigError: when no folder is named after a class, some pictures alone lie in splits, or
+            a picture cannot be read.
     """
     images: list[U8] = []
     labels: list[int] = []
@@ -86,6 +87,12 @@ def read_folders(
         raise ConfigError(
             f"{folder}: no face in any folder named after a class; expected folders such as "
             f"{', '.join(CLASSES)}, directly or under {', '.join(SPLITS)}"
+        )
+    if any(splits) and not all(splits):
+        stray = names[splits.index("")]
+        raise ConfigError(
+            f"{folder}: {stray} lies in no split and others do; call the folders above the classes "
+            "train, val, test"
         )
     groups = _groups(names)
     split_N = np.array(splits, np.str_)

@@ -34,10 +34,11 @@ if TYPE_CHECKING:
     from streamer.types import F32, I64
     from training.data.faces import FaceSet
 
-__all__ = ["Doubts", "LearningCurve", "curve", "describe", "doubts", "law", "sample"]
+__all__ = ["FOLDS", "Doubts", "LearningCurve", "curve", "describe", "doubts", "law", "sample"]
 
 _SIDE = 48
-_FOLDS = 4
+FOLDS = 4
+"""Parts that groups are dealt to; fewer groups than that cannot be held out."""
 _SHARES = (0.1, 0.2, 0.4, 0.7, 1.0)
 _REPEATS = 3
 _COMPONENTS = 400  # of the kernel; more gains little on 6,000 pictures and costs its square
@@ -89,7 +90,7 @@ def sample(faces: FaceSet, count: int, seed: int = 0) -> tuple[FaceSet, I64]:
     labels, clear = majority(faces)
     clear &= ~faces.leak_N
     each = np.bincount(labels[clear], minlength=len(CLASSES))
-    clear &= each[labels] >= 2 * _FOLDS
+    clear &= each[labels] >= 2 * FOLDS
     rows = np.random.default_rng(seed).permutation(np.flatnonzero(clear))[:count]
     return faces.rows(rows), labels[rows]
 
@@ -115,10 +116,10 @@ def curve(features_ND: F32, labels_N: I64, groups_N: NDArray[np.str_]) -> Learni
     """
     sizes, errors = [], []
     for repeat in range(_REPEATS):
-        learn, held = next(folds(groups_N, _FOLDS, repeat))
+        learn, held = next(folds(groups_N, FOLDS, repeat))
         order = np.random.default_rng(repeat).permutation(learn)
         for share in _SHARES:
-            rows = order[: max(2 * _FOLDS, round(share * len(order)))]
+            rows = order[: max(2 * FOLDS, round(share * len(order)))]
             model = _fitted(features_ND[rows], labels_N[rows])
             wrong = model.predict(features_ND[held]) != labels_N[held]
             sizes.append(round(share * len(order)))
@@ -147,7 +148,7 @@ def doubts(
 
     kinds, dense = np.unique(labels_N, return_inverse=True)
     said = np.zeros((len(labels_N), len(kinds)))
-    for learn, held in folds(groups_N, _FOLDS, 0):
+    for learn, held in folds(groups_N, FOLDS, 0):
         model = _fitted(features_ND[learn], dense[learn])
         said[held[:, None], model.classes_[None]] = model.predict_proba(features_ND[held])
     ranked = find_label_issues(

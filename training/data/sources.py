@@ -15,6 +15,7 @@ from training.data.fer2013 import read_fer2013_with_votes, read_ferplus_folder, 
 from training.data.folders import read_folders, read_unlabelled
 from training.data.packed import read_ckplus48, read_ferplus
 from training.data.videos import read_video_clips, read_videos, videos_of
+from training.outputs import file_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,8 +102,13 @@ def make_cache(
         What the cache holds.
 
     Raises:
-        ConfigError: when the kind is unknown or the corpus is not of that kind.
+        ConfigError: when the kind is unknown, the corpus is not of that kind, or the cache cannot
+            be written there.
     """
+    if kind not in FORMATS:
+        formats = "; ".join(f"{name}: {words}" for name, words in FORMATS.items())
+        raise ConfigError(f"format {kind!r} is not known; choose one of {formats}")
+    file_place(out)
     if kind in _DETECTED:
         if detector is None:
             raise ConfigError(f"{kind} needs a face detector; name one with --detector")
@@ -112,7 +118,7 @@ def make_cache(
             return Made(rows=len(read), groups=len(set(read.subjects_M.tolist())), leaks=0)
         faces = read
     else:
-        faces = _read(kind, source)
+        faces = _PICTURES[kind](source)
     known = int(faces.leak_N.sum())
     faces = mark_leaks(faces, near=near)
     if detector is not None:
@@ -123,13 +129,6 @@ def make_cache(
         groups=len(set(faces.group_N.tolist())),
         leaks=int(faces.leak_N.sum()) - known,
     )
-
-
-def _read(kind: str, source: Path) -> FaceSet:
-    if kind not in _PICTURES:
-        known = "; ".join(f"{name}: {words}" for name, words in FORMATS.items())
-        raise ConfigError(f"format {kind!r} is not known; choose one of {known}")
-    return _PICTURES[kind](source)
 
 
 def _files(kind: str, source: Path) -> list[Path]:
