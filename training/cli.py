@@ -164,8 +164,8 @@ def evaluate(
     torch.set_num_threads(threads)
     if out is not None:
         file_place(out)
-    faces = part_of(faces_of(data, leave_out), split, data.stem)
     net = calibrated(*network_of(checkpoint), prior_share, 1.0)
+    faces = part_of(faces_of(data, leave_out), split, data.stem)
     results = measure(net, faces, dataset=data.stem, split=split, temperature=1.0)
     for r in results:
         s = r.scores
