@@ -214,7 +214,7 @@ def test_waiting_for_a_device_ends_with_data_deadline_or_interrupt() -> None:
 
 def test_options_never_show_the_password() -> None:
     """Neither repr nor place of the options carry user, password or token."""
-    options = CaptureOptions(camera="a", url="rtsp://user:hunter2@cam/s?token=hunter3&x=1")
-    assert options.place == "rtsp://***@cam/s?token=***&x=1"
+    options = CaptureOptions(camera="a", url="rtsp://user:hunter2@cam/s?token=hunter3&channel=1")
+    assert options.place == "rtsp://***@cam/s?token=***&channel=1"
     for text in (repr(options), str(options), options.place):
         assert "hunter" not in text
