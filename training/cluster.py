@@ -51,6 +51,11 @@ class Room:
     cpus: float = 1.0
     gpus: float = 0.0
 
+    @property
+    def needs(self) -> str:
+        """Return in words what each process takes."""
+        return f"{self.cpus:g} CPUs and {self.gpus:g} GPUs"
+
 
 def run(command: Sequence[str], room: Room, say: Callable[[str], object]) -> None:
     """Run a command of ``streamer-train`` in every process until all have ended.
@@ -72,8 +77,8 @@ def run(command: Sequence[str], room: Room, say: Callable[[str], object]) -> Non
     listeners: list[threading.Thread] = []
     try:
         together = command[0] == "fit" and room.processes > 1
-        places = _together(room) if together else [_ANYWHERE] * room.processes
-        meeting = ray.get(ray.remote(_meeting).options(**places[0]).remote()) if together else {}
+        places = _together(room) if together else _apart(room, say)
+        meeting = _met(places[0]) if together else {}
         wanted = {"num_cpus": room.cpus, "num_gpus": room.gpus, "num_returns": "streaming"}
         wanted["max_retries"] = 0 if together else _AGAIN
         for rank, place in enumerate(places):
@@ -142,17 +147,15 @@ def _together(room: Room) -> list[dict[str, Any]]:
     Raises:
         StreamerError: if the cluster does not have it.
     """
-    import ray  # noqa: PLC0415 - as above
     from ray.util.placement_group import placement_group  # noqa: PLC0415
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy  # noqa: PLC0415
 
     bundle = {"CPU": room.cpus} | ({"GPU": room.gpus} if room.gpus else {})
     group = placement_group([bundle] * room.processes, strategy="SPREAD")
     if not group.wait(_ROOM_S):
-        free = ray.available_resources()  # type: ignore[no-untyped-call] # Ray's own
         raise StreamerError(
-            f"no room for {room.processes} processes of {room.cpus:g} CPUs and {room.gpus:g} GPUs: "
-            f"{free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs are free; ask for less"
+            f"no room for {room.processes} processes of {room.needs}: {_free()} are free; ask for "
+            "less"
         )
     return [
         {
@@ -162,6 +165,53 @@ def _together(room: Room) -> list[dict[str, Any]]:
         }
         for index in range(room.processes)
     ]
+
+
+def _apart(room: Room, say: Callable[[str], object]) -> list[dict[str, Any]]:
+    """Return where processes that need not begin together are to run: on any machine with room.
+
+    What is busy becomes free, so such processes wait; for what no machine has they would for good.
+
+    Raises:
+        StreamerError: if no machine can hold even one.
+    """
+    import ray  # noqa: PLC0415 - as above
+
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call] # Ray's own
+    fit = sum(_held(node["Resources"], room) for node in nodes if node["Alive"])
+    if not fit:
+        raise StreamerError(
+            f"no room for a process of {room.needs} on any machine: {_free()} are free in all; ask "
+            "for less"
+        )
+    if fit < room.processes:
+        say(f"there is room for {fit} of {room.processes} processes; the others wait for it")
+    return [_ANYWHERE] * room.processes
+
+
+def _held(resources: Mapping[str, float], room: Room) -> int:
+    """Return how many of the processes a machine with nothing else to do can hold."""
+    holds = [resources.get("CPU", 0.0) / room.cpus]
+    if room.gpus:
+        holds.append(resources.get("GPU", 0.0) / room.gpus)
+    return int(min(holds) + 1e-9)  # 0.3 / 0.1 is a little less than 3
+
+
+def _free() -> str:
+    import ray  # noqa: PLC0415 - as above
+
+    free = ray.available_resources()  # type: ignore[no-untyped-call] # Ray's own
+    return f"{free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs"
+
+
+def _met(place: dict[str, Any]) -> dict[str, str]:
+    """Return where the processes of a run meet: where the first of them is going to be."""
+    import ray  # noqa: PLC0415 - as above
+
+    # It takes no CPU: by default it would want a whole one of the first process' share.
+    asked = ray.remote(_meeting).options(num_cpus=0, **place).remote()
+    meeting: dict[str, str] = ray.get(asked)
+    return meeting
 
 
 def _meeting() -> dict[str, str]:

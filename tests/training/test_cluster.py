@@ -64,6 +64,7 @@ def test_a_fit_on_two_nodes_walks_the_curve_of_one_machine(
     ]
     words += ["--set", "chunks=2", "--set", "batch=31"]
     both: list[str | Path] = ["cluster", "--processes", "2", "--address", cluster.address]
+    both += ["--cpus", "0.5"]  # less than one is enough to be started and to meet
     shared = typed(*both, *words, "--out", tmp_path / "shared")
     assert shared.returncode == 0, shared.stderr + shared.stdout
     assert shared.stdout.count('"epoch"') == 1
@@ -118,10 +119,14 @@ def test_interrupted_it_ends_its_processes_and_says_so(
 def test_what_cannot_be_is_one_line(cluster: Cluster) -> None:
     """No room, no cluster, another command: each says what to do."""
     fit = ["fit", "--data", "x.npz", "--out", "y"]
+    tune = ["tune", *fit[1:]]
     for words, reason in (
         (("--address", "127.0.0.1:1", *fit), "start one with: ray start --head"),
         (("--address", cluster.address, "report"), "expected fit or tune"),
         (("--address", cluster.address, "--processes", "1", *fit), "x.npz"),
+        (("--address", cluster.address, "--cpus", "2", *tune), "no room for a process of 2 CPUs"),
+        (("--address", cluster.address, "--gpus", "1", *tune), "and 1 GPUs on any machine"),
+        (("--address", cluster.address, "--processes", "5", *tune), "of 5 processes; the others"),
     ):
         done = typed("cluster", *words)
         assert done.returncode != 0
