@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import TrialState
 
 from streamer.errors import ConfigError
@@ -254,12 +254,32 @@ def _earlier(out: Path) -> dict[int, float]:
 def _study(out: Path, base: TrainConfig, values: list[Varied]) -> optuna.Study:
     file = out / _STUDY
     with _locked(out, wait=True):
+        _mend(file)
         try:
             study = _opened(file)
         except (ValueError, KeyError, TypeError):  # what a journal's lines are read with
             raise ConfigError(f"{file}: not a study; name another --out") from None
         _check(study, file, base, values)
     return study
+
+
+def _mend(file: Path) -> None:
+    """Take off the piece of a line that a full disk left at a journal's end.
+
+    What is written after it would be one line with it, and the study unreadable for good.
+    """
+    if not file.is_file():
+        return
+    lock = JournalFileSymlinkLock(str(file))  # as the journal's own writers hold it
+    lock.acquire()
+    try:
+        with file.open("rb+") as journal:
+            content = journal.read()
+            whole = content.rfind(b"\n") + 1
+            if whole and content[whole:].startswith(b"{"):
+                journal.truncate(whole)
+    finally:
+        lock.release()
 
 
 def _opened(file: Path) -> optuna.Study:

@@ -124,6 +124,8 @@ def test_an_interrupted_search_goes_on_in_mid_trial(tmp_path: Path, few: FaceSet
         tune(base(3), few, tmp_path, values, trials=3, report=interrupt)
     with (tmp_path / "trial-001" / "log.jsonl").open("a") as cut_off:
         cut_off.write('{"epoch": 2, "sc')  # as a full disk leaves it
+    with (tmp_path / "study.journal").open("a") as cut_off:
+        cut_off.write('{"op_code": 6, "wor')
     said: list[str] = []
     found = tune(base(3), few, tmp_path, values, trials=3, report=said.append)
     assert len(found.trials) == 3
