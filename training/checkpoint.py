@@ -81,14 +81,15 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def append(path: Path, line: dict[str, Any]) -> None:
-    """Add a line of JSON to a log.
+    """Add a line of JSON to a log, after whatever an interruption left of the last one.
 
     Raises:
         StreamerError: when it cannot be written.
     """
     try:
-        with path.open("a") as log:
-            log.write(json.dumps(line) + "\n")
+        with path.open("ab+") as log:
+            torn = log.tell() > 0 and log.seek(-1, io.SEEK_END) >= 0 and log.read(1) != b"\n"
+            log.write(("\n" * torn + json.dumps(line) + "\n").encode())
     except OSError as error:
         raise _full(path, error) from None
 

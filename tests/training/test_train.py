@@ -124,6 +124,16 @@ def test_patience_stops_a_run_that_does_not_improve(
         assert fit(config, faces, tmp_path / "parts", resume=True).epoch == state.epoch
 
 
+def test_a_line_after_a_torn_one_is_whole(tmp_path: Path) -> None:
+    """What a power cut left stays a line of its own."""
+    log = tmp_path / LOG
+    for line in ({"epoch": 1}, {"epoch": 2}):
+        checkpoints.append(log, line)
+    log.write_bytes(log.read_bytes()[:-4])
+    checkpoints.append(log, {"epoch": 3})
+    assert log.read_text() == '{"epoch": 1}\n{"epoch":\n{"epoch": 3}\n'
+
+
 def test_a_run_does_not_go_on_with_other_faces(
     tmp_path: Path, faces: FaceSet, tiny: TrainConfig
 ) -> None:
