@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from streamer.errors import ConfigError
 from training import checkpoint as checkpoints
@@ -145,4 +147,6 @@ def _inputs(logits_MNK: F32) -> F32:
 
 
 def _fitted(inputs: F32, labels: NDArray[np.int64]) -> Any:
-    return LogisticRegression(C=_STRENGTH, max_iter=1000).fit(inputs, labels)
+    # Log-probabilities reach -14: unscaled, the solver does not arrive.
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=_STRENGTH, max_iter=1000))
+    return model.fit(inputs, labels)
