@@ -80,7 +80,7 @@ def synthesize(
     set_: Annotated[
         list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a value.")
     ] = [],  # noqa: B006 - typer copies it
-    seeds: Annotated[int, typer.Option("--seeds", help="Pairs of runs, three or more.")] = 3,
+    seeds: Annotated[int, typer.Option("--seeds", help="Pairs of runs.", min=3)] = 3,
     leave_out: LeaveOut = [],  # noqa: B006 - typer copies it
     threads: Threads = 2,
 ) -> None:
