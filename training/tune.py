@@ -152,12 +152,14 @@ def tune(
         report: told each epoch and each trial that ended.
 
     Raises:
-        ConfigError: when a value is none of the recipe's, or the study there is of another search.
+        ConfigError: when a value is none of the recipe's, or the study there is of another search
+            or of other faces.
     """
     for value in values:  # a mistake shows before anything runs
         changed(base, [f"{value.key}={value.choices[0] if value.choices else value.low}"])
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = _study(out, base, values)
+    learned = faces.rows(faces.split_N != "test").checksum()
+    study = _study(out, base, values, learned)
     began, before = time.monotonic(), len(_ended(study))
     while True:
         with _next(study, base, values, out, trials) as taken:
@@ -251,7 +253,7 @@ def _earlier(out: Path) -> dict[int, float]:
     return {int(line["epoch"]): float(line["score"]) for line in lines if "score" in line}
 
 
-def _study(out: Path, base: TrainConfig, values: list[Varied]) -> optuna.Study:
+def _study(out: Path, base: TrainConfig, values: list[Varied], learned: int) -> optuna.Study:
     file = out / _STUDY
     with _locked(out, wait=True):
         _mend(file)
@@ -259,7 +261,7 @@ def _study(out: Path, base: TrainConfig, values: list[Varied]) -> optuna.Study:
             study = _opened(file)
         except (ValueError, KeyError, TypeError):  # what a journal's lines are read with
             raise ConfigError(f"{file}: not a study; name another --out") from None
-        _check(study, file, base, values)
+        _check(study, file, base, values, learned)
     return study
 
 
@@ -292,13 +294,16 @@ def _opened(file: Path) -> optuna.Study:
     )
 
 
-def _check(study: optuna.Study, file: Path, base: TrainConfig, values: list[Varied]) -> None:
-    """Refuse to go on with the study of another search."""
-    what = {"base": to_plain(base), "values": [_words(v) for v in values]}
+def _check(
+    study: optuna.Study, file: Path, base: TrainConfig, values: list[Varied], learned: int
+) -> None:
+    """Refuse to go on with the study of another search, or of other faces."""
+    what = {"base": to_plain(base), "values": [_words(v) for v in values], "faces": learned}
     text = json.dumps(what, sort_keys=True)
     if study.user_attrs.setdefault("search", text) != text:
         raise ConfigError(
-            f"{file} searched another recipe or other values; give the same ones or another --out"
+            f"{file} searched another recipe, other values or other faces; give the same ones or "
+            "another --out"
         )
     study.set_user_attr("search", text)
 

@@ -138,10 +138,12 @@ def test_an_interrupted_search_goes_on_in_mid_trial(tmp_path: Path, few: FaceSet
 
 
 def test_a_study_of_another_search_is_kept(tmp_path: Path, few: FaceSet) -> None:
-    """Other values, or a file that is no study, are refused with what to do."""
+    """Other values or faces, or a file that is no study, are refused with what to do."""
     tune(base(1), few, tmp_path / "a", [varied("optim.lr=0.001..0.02:log")], trials=1)
-    with pytest.raises(ConfigError, match="searched another recipe or other values"):
-        tune(base(1), few, tmp_path / "a", [varied("optim.lr=0.001..0.03:log")], trials=2)
+    other = replace(few, votes_NK=few.votes_NK + 1.0)
+    for faces, top in ((few, "0.03"), (other, "0.02")):
+        with pytest.raises(ConfigError, match="searched another recipe, other values or other f"):
+            tune(base(1), faces, tmp_path / "a", [varied(f"optim.lr=0.001..{top}:log")], trials=2)
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "study.journal").write_bytes(b"something else entirely\n")
     with pytest.raises(ConfigError, match=r"study\.journal: not a study"):
