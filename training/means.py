@@ -91,8 +91,6 @@ def read_by(
 def _trained(
     config: TrainConfig, faces: FaceSet, sets: dict[str, Yardstick], place: Path
 ) -> tuple[Reading, F32]:
-    for left in place.glob("*.pt"):
-        left.unlink()  # an interrupted run's, or the member's before
     state = fit(config, faces, place)
     net = averaged_model(config, state.average["state"])
     for checkpoint in place.glob("*.pt"):

@@ -1,7 +1,8 @@
 """Pictures that show the same photograph, found by comparing small copies of all with all.
 
 The small copy is the perceptual hash: two cuts, codings or exposures of a photograph correlate in
-it. Hashes of 64 bits were tried first; of FER2013's look-alikes across splits they missed a third.
+it. Hashes of 64 bits were tried first; of FER2013's look-alikes across splits they missed over a
+third.
 
 Legend: N faces, H W pixels.
 """
