@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from streamer.bundle import Metric
 from training.data.faces import CLASSES
 from training.inputs import FERPLUS
-from training.origin import learned, rights, taught
+from training.origin import begun, learned, rights, taught
 
 if TYPE_CHECKING:
     from training.evaluate import Interval, Measured, Scores
@@ -288,6 +288,7 @@ def _how_made(facts: Facts) -> str:
         [
             learned(origin, config.labels),
             network,
+            *begun(origin),
             *taught(origin),
             f"{head}{_clips_learned(facts.clips)}.",
         ]

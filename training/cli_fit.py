@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from streamer.errors import ConfigError
 
 if TYPE_CHECKING:
     from training.data.faces import FaceSet
@@ -18,6 +21,10 @@ Changes = Annotated[
     list[str],
     typer.Option("--set", metavar="KEY=VALUE", help="Change a value, e.g. optim.lr=0.001."),
 ]
+Begin = Annotated[
+    Path | None,
+    typer.Option("--from", metavar="CHECKPOINT", help="Begin with another run's weights."),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from last.pt.")]
 Curves = Annotated[bool, typer.Option("--tensorboard", help="Write curves to DIR/tensorboard too.")]
 Threads = Annotated[int, typer.Option("--threads", help="CPU threads of PyTorch.", min=1)]
@@ -28,6 +35,7 @@ def fit(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Checkpoints and log.")],
     recipe: Annotated[str, typer.Option("--recipe", help="Name of a recipe.")] = "ferplus",
     set_: Changes = [],  # noqa: B006 - typer copies it
+    from_: Begin = None,
     resume: Resume = False,
     find_lr: Annotated[
         bool, typer.Option("--find-lr", help="Look for a learning rate instead: DIR/rate.html.")
@@ -48,9 +56,12 @@ def fit(
     config = recipes.changed(recipes.recipe(recipe), set_)
     cached = cache.load(data)
     if find_lr:
+        if from_ is not None:
+            raise ConfigError("--find-lr looks for the rate of fresh weights; leave --from away")
         _find(config, cached.faces, out)
         return
-    _train(config, cached.faces, cached.sources, out, resume=resume, tensorboard=tensorboard)
+    run = _Run(out=out, begin=from_, resume=resume, tensorboard=tensorboard)
+    _train(config, cached.faces, cached.sources, run)
 
 
 def distill(
@@ -65,6 +76,7 @@ def distill(
         list[Path],
         typer.Option("--unlabelled", metavar="CACHE", help="More faces; the teachers label them."),
     ] = [],  # noqa: B006 - typer copies it
+    from_: Begin = None,
     resume: Resume = False,
     tensorboard: Curves = False,
     threads: Threads = 2,
@@ -90,25 +102,38 @@ def distill(
         f"{TEACHER} {number}, share {share:g}, temperature {temperature:g}": file_sha256(path)
         for number, path in enumerate(teachers, start=1)
     }
-    _train(config, faces, sources, out, resume=resume, tensorboard=tensorboard)
+    run = _Run(out=out, begin=from_, resume=resume, tensorboard=tensorboard)
+    _train(config, faces, sources, run)
 
 
-def _train(
-    config: TrainConfig,
-    faces: FaceSet,
-    sources: dict[str, str],
-    out: Path,
-    *,
-    resume: bool,
-    tensorboard: bool,
-) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """Where a run goes, and where it begins."""
+
+    out: Path
+    begin: Path | None
+    resume: bool
+    tensorboard: bool
+
+
+def _train(config: TrainConfig, faces: FaceSet, sources: dict[str, str], run: _Run) -> None:
+    from streamer.bundle import file_sha256
+    from training import checkpoint as checkpoints
     from training.data.faces import CLASSES
     from training.data.labels import targets
+    from training.origin import BEGUN
     from training.progress import Watching
     from training.train import fit as train
     from training.workers import joined
 
-    curves = out / "tensorboard" if tensorboard else None
+    out, start = run.out, None
+    if run.begin is not None:
+        start = checkpoints.load(run.begin)
+        began = {run.begin.name: file_sha256(run.begin)} | start.data
+        sources = sources | {
+            f"{BEGUN} {name.removeprefix(BEGUN).strip()}": digest for name, digest in began.items()
+        }
+    curves = out / "tensorboard" if run.tensorboard else None
     mass_K = targets(faces.part("train"), config.labels)[0].sum(axis=0)
     absent = [name for name, mass in zip(CLASSES, mass_K, strict=True) if mass == 0.0]
     if absent:
@@ -124,7 +149,8 @@ def _train(
                 faces,
                 out,
                 sources=sources,
-                resume=resume,
+                start=start,
+                resume=run.resume,
                 report=watching.epoch,
                 tick=watching.tick,
             )

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from training.data.labels import LabelConfig
     from training.inputs import Corpus
 
-__all__ = ["Origin", "learned", "rights", "taught"]
+__all__ = ["BEGUN", "Origin", "begun", "learned", "rights", "taught"]
+
+BEGUN = "begun with"
+"""With this the names begin under which a checkpoint keeps the run whose weights it began with,
+and what that one learned from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +34,7 @@ class Origin:
         elsewhere: the network learned from other files than those of the set.
         unlabelled: files of pictures that teachers alone labelled.
         teachers: the checkpoint's words on who taught it; empty for a run that had no teacher.
+        begun: the run whose weights it began with, and what that one learned from.
     """
 
     corpus: str
@@ -39,12 +44,15 @@ class Origin:
     elsewhere: bool
     unlabelled: tuple[str, ...]
     teachers: tuple[str, ...]
+    begun: tuple[str, ...]
 
     @classmethod
     def of(cls, corpus: Corpus, data: dict[str, str]) -> Origin:
         """Compare a set with the files that a checkpoint says its run learned from."""
         train = corpus.faces.part("train")
-        files = [name for name in data if not name.startswith(TEACHER)]
+        files = [name for name in data if not name.startswith((TEACHER, BEGUN))]
+        begun = [name.removeprefix(BEGUN).strip() for name in data if name.startswith(BEGUN)]
+        begun = [name for name in begun if not name.startswith(TEACHER)]
         own = tuple(name for name in files if name in corpus.sources)
         elsewhere = bool(files and corpus.sources and not own)
         teachers = tuple(name for name in data if name.startswith(TEACHER))
@@ -58,6 +66,7 @@ class Origin:
             if elsewhere or not teachers
             else tuple(name for name in files if name not in own),
             teachers=teachers,
+            begun=tuple(begun),
         )
 
 
@@ -84,6 +93,14 @@ def learned(origin: Origin, labels: LabelConfig) -> str:
     return f"{said}."
 
 
+def begun(origin: Origin) -> Iterator[str]:
+    """Return the sentence about the run whose weights were taken up, if one was."""
+    if origin.begun:
+        run, *learned_from = origin.begun
+        said = f", which had learned from {', '.join(learned_from)}" if learned_from else ""
+        yield f"It began with the weights of an earlier run ({run}){said}."
+
+
 def taught(origin: Origin) -> Iterator[str]:
     """Return a sentence a teacher: on what its opinion was taken."""
     also = ""
@@ -99,7 +116,8 @@ def taught(origin: Origin) -> Iterator[str]:
 def rights(origin: Origin) -> str:
     """Return the sentences about whose terms bind the network's users."""
     drawn = "No picture of any data set is in this bundle: its parity samples are drawings."
-    others = [*origin.unlabelled, *(origin.files if origin.elsewhere else ())]
+    before = [name for name in origin.begun[1:] if name not in origin.files]
+    others = [*origin.unlabelled, *(origin.files if origin.elsewhere else ()), *before]
     said = []
     if origin.corpus == FERPLUS:
         said.append(

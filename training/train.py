@@ -5,9 +5,11 @@ Legend: B batch, N faces, H W pixels, K classes.
 
 from __future__ import annotations
 
+import json
+import shlex
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,6 +53,7 @@ def fit(  # noqa: C901, PLR0912, PLR0915 - one run, readable from top to bottom
     out: Path,
     *,
     sources: dict[str, str] | None = None,
+    start: Checkpoint | None = None,
     resume: bool = False,
     report: Callable[[dict[str, Any]], None] = lambda _: None,
     tick: Callable[[float], None] = lambda _: None,
@@ -62,6 +65,7 @@ def fit(  # noqa: C901, PLR0912, PLR0915 - one run, readable from top to bottom
         faces: with splits "train" and "valid".
         out: directory for the checkpoints ``last.pt`` and ``best.pt`` and the log.
         sources: sha256 of the files the faces came from, kept in the checkpoint.
+        start: a run of the same network, whose averaged weights this one begins with.
         resume: go on from ``last.pt`` where there is one; the outcome is bit for bit that of a run
             that was not interrupted, since every epoch seeds its own randomness. With another
             number of epochs the schedule goes on from the share that is then done.
@@ -72,8 +76,8 @@ def fit(  # noqa: C901, PLR0912, PLR0915 - one run, readable from top to bottom
         The last state. Of several processes (see ``workers``) the first one alone writes.
 
     Raises:
-        ConfigError: when a split is empty, or ``last.pt`` is there without ``resume`` or of
-            another configuration or of other faces.
+        ConfigError: when a split is empty, ``start`` has another network, or ``last.pt`` is there
+            without ``resume`` or of another configuration or of other faces.
         StreamerError: when the disk is full; what was written before is whole.
     """
     # --- data: uint8 in memory, targets, how often each row is shown
@@ -85,6 +89,8 @@ def fit(  # noqa: C901, PLR0912, PLR0915 - one run, readable from top to bottom
     # --- model, loss, optimiser, average; then the state of an interrupted run
     torch.manual_seed(config.seed)
     model = channels_last(FaceNet(config.model).to(device))
+    if start is not None:
+        _begin(model, start)
     if workers.count > 1:
         share_statistics(model, config.device)
     optimizer = build_optimizer(model, config.optim)
@@ -171,6 +177,19 @@ def fit(  # noqa: C901, PLR0912, PLR0915 - one run, readable from top to bottom
     if state is None:
         raise ConfigError("epochs is 0; a run needs at least one")
     return state
+
+
+def _begin(model: FaceNet, start: Checkpoint) -> None:
+    """Take the averaged weights of another run."""
+    try:
+        model.load_state_dict(start.average["state"])
+    except RuntimeError:
+        there, here = start.config["model"], asdict(model.config)
+        changes = [f"model.{k}={json.dumps(v)}" for k, v in there.items() if v != here.get(k)]
+        raise ConfigError(
+            "the run to begin with has another network; repeat its shape: "
+            + " ".join(f"--set {shlex.quote(change)}" for change in changes)
+        ) from None
 
 
 def _learns(model: FaceNet, *, head: bool) -> None:

@@ -12,7 +12,7 @@ from training import card
 from training.data.faces import CLASSES
 from training.evaluate import Measured, score
 from training.inputs import Corpus
-from training.origin import Origin, learned, rights, taught
+from training.origin import BEGUN, Origin, begun, learned, rights, taught
 from training.recipes import recipe
 from training.smoothing import Steadiness, TemporalResult
 
@@ -118,6 +118,19 @@ def test_who_taught_and_on_what(faces: FaceSet, data: dict[str, str], sentence: 
     origin = Origin.of(Corpus(name="FER+", faces=faces, sources=PACKED), data)
     assert sentence in "".join(taught(origin))
     assert ("pictures of web.npz may bind" in rights(origin)) == ("web.npz" in data)
+
+
+def test_where_the_weights_began_binds_too(faces: FaceSet) -> None:
+    """Faces that the run before had learned from are named, and their terms; its own are not."""
+    first = {"last.pt": "2", "fer2013.csv": "3", "mine.csv": "4"} | TEACHER
+    data = {"mine.csv": "4"} | {f"{BEGUN} {name}": digest for name, digest in first.items()}
+    origin = Origin.of(Corpus(name="mine", faces=faces, sources={"mine.csv": "4"}), data)
+    assert not origin.elsewhere
+    assert "".join(begun(origin)) == (
+        "It began with the weights of an earlier run (last.pt), which had learned from "
+        "fer2013.csv, mine.csv."
+    )
+    assert "pictures of mine, fer2013.csv may bind" in rights(origin)
 
 
 def test_a_set_that_was_not_learned_from_is_not_claimed(faces: FaceSet) -> None:

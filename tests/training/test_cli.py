@@ -209,17 +209,19 @@ def test_synthetic_faces_get_a_verdict_and_a_sheet(
 def test_student_names_its_teacher(
     tmp_path: Path, faces: FaceSet, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A distilled checkpoint holds the sha256 of what taught it, beside that of its data."""
+    """A distilled checkpoint holds the sha256 of what taught it and of what it began with."""
     data, first, second = tmp_path / "faces.npz", tmp_path / "first", tmp_path / "second"
     cache.save(data, faces, [])
     given = ("--data", str(data), "--recipe", "smoke", "--set", "epochs=1", "--threads", "1")
     assert train("fit", *given, "--out", str(first), capsys=capsys)[0] == 0
     teacher = first / "best.pt"
     taught = ("distill", str(teacher), *given, "--share", "0.4", "--out", str(second))
+    taught += ("--from", str(first / "last.pt"))
     assert train(*taught, capsys=capsys)[0] == 0
     sources = checkpoint.load(second / "last.pt").data
     (name,) = (name for name in sources if name.startswith("teacher 1, share 0.4"))
     assert sources[name] == bundles.file_sha256(teacher)
+    assert sources["begun with last.pt"] == bundles.file_sha256(first / "last.pt")
     out = tmp_path / "bundle"
     student, more = str(second / "last.pt"), ("--data", str(data), "--threads", "1")
     code, _, errors = train(
@@ -237,6 +239,7 @@ def test_student_names_its_teacher(
     assert code == 0, errors
     card = " ".join((out / "MODEL_CARD.md").read_text().split())
     assert f"an earlier network on the same pictures ({name})" in card
+    assert "began with the weights of an earlier run (last.pt)." in card
 
 
 def test_help_needs_no_heavy_library(tmp_path: Path) -> None:

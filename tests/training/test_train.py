@@ -84,6 +84,20 @@ def test_golden_losses(tmp_path: Path, faces: FaceSet, tiny: TrainConfig) -> Non
     assert losses(tmp_path) == pytest.approx([2.11767, 2.11299, 2.05271], rel=1e-3)
 
 
+def test_a_run_begins_where_another_ended(
+    tmp_path: Path, faces: FaceSet, tiny: TrainConfig
+) -> None:
+    """At a rate of nothing its averaged weights stay; another network is refused, with advice."""
+    first = fit(replace(tiny, epochs=1), faces, tmp_path / "first")
+    still = replace(tiny, epochs=1, optim=replace(tiny.optim, lr=0.0))
+    second = fit(still, faces, tmp_path / "second", start=first)
+    for name, _ in FaceNet(tiny.model).named_parameters():
+        assert torch.equal(second.model[name], first.average["state"][name]), name
+    other = replace(tiny, model=replace(tiny.model, widths=(8, 16, 24), flatten="max"))
+    with pytest.raises(ConfigError, match=r"repeat its shape: --set 'model.widths=\[8, 16, 16\]'"):
+        fit(other, faces, tmp_path / "third", start=first)
+
+
 def test_resuming_another_configuration_is_refused(
     tmp_path: Path, faces: FaceSet, tiny: TrainConfig
 ) -> None:
