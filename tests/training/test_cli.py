@@ -216,8 +216,7 @@ def test_student_names_its_teacher(
     assert train("fit", *given, "--out", str(first), capsys=capsys)[0] == 0
     teacher = first / "best.pt"
     taught = ("distill", str(teacher), *given, "--share", "0.4", "--out", str(second))
-    taught += ("--from", str(first / "last.pt"))
-    assert train(*taught, capsys=capsys)[0] == 0
+    assert train(*taught, "--from", str(first / "last.pt"), capsys=capsys)[0] == 0
     sources = checkpoint.load(second / "last.pt").data
     (name,) = (name for name in sources if name.startswith("teacher 1, share 0.4"))
     assert sources[name] == bundles.file_sha256(teacher)
