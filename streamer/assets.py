@@ -44,7 +44,7 @@ Progress = Callable[[int, int], None]
 _CONNECT_S = 10.0
 """A source that has not answered by then counts as unreachable: a closed network fails fast."""
 _TRANSFER_S = 60.0
-"""The largest file is 0.7 MB; slower than 12 kB/s is no connection to wait for."""
+"""The largest file is 1.2 MB; slower than 12 kB/s is no connection to wait for."""
 _WHEEL_S = 300.0
 """pip fetches 36 MB, from a package index that may be far away."""
 _CHUNK = 1 << 16  # bytes between two looks at the deadline
@@ -90,13 +90,13 @@ class Asset:
     sources: tuple[str | Wheel, ...]
 
 
-def _mediapipe_wheel(file: str) -> Wheel:
+def _mediapipe_wheel(file: str, module: str = "face_detection") -> Wheel:
     # The last release whose wheels carry the models.
     return Wheel(
         requirement="mediapipe==0.10.21",
         python="3.11",
         platform="manylinux_2_28_x86_64",
-        member=f"mediapipe/modules/face_detection/{file}",
+        member=f"mediapipe/modules/{module}/{file}",
     )
 
 
@@ -148,6 +148,15 @@ ASSETS: Final[Mapping[str, Asset]] = MappingProxyType(
                     f"{_BLAZEFACE_SPARSE}?generation=1674261618323821",
                     _mediapipe_wheel("face_detection_full_range_sparse.tflite"),
                 ),
+            ),
+            Asset(
+                name="facemesh",
+                file="face_landmark.tflite",
+                sha256="1055cb9d4a9ca8b8c688902a3a5194311138ba256bcc94e336d8373a5f30c814",
+                size=1_242_398,
+                licence="Apache-2.0",
+                homepage="https://arxiv.org/abs/1907.06724",
+                sources=(_mediapipe_wheel("face_landmark.tflite", "face_landmark"),),
             ),
         )
     }

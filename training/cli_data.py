@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -83,6 +84,47 @@ def audit_data(
     for sentence in advice(found):
         typer.echo(f"- {sentence}")
     typer.echo(f"{out}: written")
+
+
+@data_app.command("mesh")
+def mesh_data(
+    data: Annotated[Path, typer.Argument(help="Cache of labelled faces.")],
+    out: Annotated[Path, typer.Option("--out", metavar="MESH", help="File to write.")],
+    network: Annotated[
+        Path | None,
+        typer.Option(
+            "--network", metavar="TFLITE", help="face_landmark.tflite; found or fetched without it."
+        ),
+    ] = None,
+) -> None:
+    """Find the mesh of every face, for a teacher that reads shapes: distill --mesh."""
+    import numpy as np
+
+    from streamer import assets
+    from streamer.errors import ConfigError
+    from training import mesh
+    from training.data import cache
+    from training.outputs import file_place
+
+    file_place(out)
+    faces = cache.load(data).faces
+    asset = assets.ASSETS["facemesh"]
+    if network is None:
+        network = assets.install(asset, assets.default_folder(), report=_note)
+    try:
+        content = network.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{network}: cannot be read: {error.strerror}") from None
+    if sha256(content).hexdigest() != asset.sha256:
+        raise ConfigError(f"{network}: is not the {asset.file} that `streamer assets list` names")
+    found = mesh.find_mesh(faces, content, asset.sha256, _Counter("pictures"))
+    mesh.save(out, found)
+    known = int(np.isfinite(found.points_NM3[:, 0, 0]).sum())
+    typer.echo(f"{out}: {known} meshes of {int((faces.split_N != 'test').sum())} pictures")
+
+
+def _note(line: str) -> None:
+    typer.echo(f"streamer-train: {line}", err=True)
 
 
 def _detector(path: Path | None) -> Detector | None:

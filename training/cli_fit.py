@@ -12,6 +12,7 @@ from streamer.errors import ConfigError
 
 if TYPE_CHECKING:
     from training.data.faces import FaceSet
+    from training.geometry import Geometry
     from training.recipes import TrainConfig
 
 __all__ = ["distill", "fit"]
@@ -76,6 +77,11 @@ def distill(
         list[Path],
         typer.Option("--unlabelled", metavar="CACHE", help="More faces; the teachers label them."),
     ] = [],  # noqa: B006 - typer copies it
+    mesh: Annotated[
+        Path | None,
+        typer.Option("--mesh", metavar="MESH", help="Heed a reader of the faces' shapes too."),
+    ] = None,
+    mesh_share: Annotated[float, typer.Option("--mesh-share", help="Of its opinion.")] = 0.25,
     from_: Begin = None,
     resume: Resume = False,
     tensorboard: Curves = False,
@@ -93,17 +99,43 @@ def distill(
     config = recipes.changed(recipes.recipe(recipe), set_)
     cached = cache.load(data)
     faces, sources = cached.faces, dict(cached.sources)
+    if mesh is not None and unlabelled:
+        raise ConfigError("--mesh holds no mesh of --unlabelled faces; use one of them")
+    shapes = _shapes(mesh, faces, config) if mesh is not None else None
     for path in unlabelled:
         others = cache.load(path)
         faces = with_unlabelled(faces, others.faces)
         sources |= others.sources or {path.name: file_sha256(path)}
-    faces = taught(faces, teachers, config.labels, share=share, temperature=temperature)
+    faces = taught(
+        faces,
+        teachers,
+        config.labels,
+        share=share,
+        temperature=temperature,
+        geometry=shapes,
+        weight=mesh_share,
+    )
+    heard = f", of which {mesh_share:g} a reader of shapes" if mesh is not None else ""
     sources |= {
-        f"{TEACHER} {number}, share {share:g}, temperature {temperature:g}": file_sha256(path)
+        f"{TEACHER} {number}, share {share:g}{heard}, temperature {temperature:g}": file_sha256(
+            path
+        )
         for number, path in enumerate(teachers, start=1)
     }
     run = _Run(out=out, begin=from_, resume=resume, tensorboard=tensorboard)
     _train(config, faces, sources, run)
+
+
+def _shapes(path: Path, faces: FaceSet, config: TrainConfig) -> Geometry:
+    """Let readers learn what the faces' shapes tell, with a bar."""
+    from training import mesh
+    from training.geometry import read_geometry
+    from training.progress import Watching
+
+    with Watching(1) as watching:
+        told = read_geometry(mesh.load(path, faces), faces, config.labels, tick=watching.tick)
+    typer.echo(f"shapes alone: {told.accuracy:.1%} of the clear training pictures, out of fold")
+    return told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,7 @@ __all__ = [
     "fit_temperature",
     "from_confusion",
     "intervals",
+    "log_softmax",
     "score",
     "softmax",
 ]
@@ -102,6 +103,12 @@ def softmax(logits_NK: F32) -> F32:
     z = logits_NK - logits_NK.max(axis=1, keepdims=True)
     e = np.exp(z)
     return np.asarray(e / e.sum(axis=1, keepdims=True), np.float32)
+
+
+def log_softmax(logits_NK: F32) -> F32:
+    """Turn logits into logarithms of probabilities, row by row."""
+    z = logits_NK - logits_NK.max(axis=1, keepdims=True)
+    return np.asarray(z - np.log(np.exp(z).sum(axis=1, keepdims=True)), np.float32)
 
 
 def confusion(labels_N: I64, guesses_N: I64, classes: int) -> NDArray[np.int64]:

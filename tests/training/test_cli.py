@@ -13,7 +13,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from streamer import bundle as bundles
-from training import checkpoint, cli
+from training import checkpoint, cli, mesh
 from training.data import cache
 from training.export import OnnxFile
 from training.inputs import corpus_of
@@ -215,18 +215,28 @@ def test_student_names_its_teacher(
     given = ("--data", str(data), "--recipe", "smoke", "--set", "epochs=1", "--threads", "1")
     assert train("fit", *given, "--out", str(first), capsys=capsys)[0] == 0
     teacher = first / "best.pt"
+    shapes = tmp_path / "faces.mesh.npz"
+    points = np.random.default_rng(0).normal(size=(len(faces), mesh.POINTS, 3)).astype(np.float32)
+    own = faces.rows(faces.split_N != "test").checksum()
+    mesh.save(shapes, mesh.Mesh(points_NM3=points, checksum=own, network="drawn"))
     taught = ("distill", str(teacher), *given, "--share", "0.4", "--out", str(second))
-    assert train(*taught, "--from", str(first / "last.pt"), capsys=capsys)[0] == 0
+    more = ("--mesh", str(shapes), "--mesh-share", "0.3", "--from", str(first / "last.pt"))
+    code, said, _ = train(*taught, *more, capsys=capsys)
+    assert code == 0
+    assert "shapes alone: " in said
     sources = checkpoint.load(second / "last.pt").data
-    (name,) = (name for name in sources if name.startswith("teacher 1, share 0.4"))
+    (name,) = (name for name in sources if name.startswith("teacher 1, share 0.4, of which 0.3"))
     assert sources[name] == bundles.file_sha256(teacher)
     assert sources["begun with last.pt"] == bundles.file_sha256(first / "last.pt")
     out = tmp_path / "bundle"
-    student, more = str(second / "last.pt"), ("--data", str(data), "--threads", "1")
+    student = str(second / "last.pt")
     code, _, errors = train(
         "export",
         student,
-        *more,
+        "--data",
+        str(data),
+        "--threads",
+        "1",
         "--stills",
         "16",
         "--name",

@@ -239,3 +239,21 @@ def test_a_quick_look_at_few_people(faces: FaceSet) -> None:
     three = faces.named(faces.name_N, np.array([str(i % 3) for i in range(len(faces))]))
     many = three.rows(np.tile(np.arange(len(three)), 2))
     assert audit(many, learn_from=1000).learning is None
+
+
+def test_meshes_need_their_network_and_their_faces(
+    data: Path, untrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A network file that is another, a mesh file that is none, and faces that it cannot hold."""
+    out = tmp_path / "out"
+    line = refused(capsys, "data", "mesh", data, "--out", out, "--network", untrained)
+    assert "is not the face_landmark.tflite" in line
+    line = refused(capsys, "data", "mesh", data, "--out", out, "--network", tmp_path / "none")
+    assert "cannot be read: No such file" in line
+    taught = ("distill", untrained, "--data", data, "--recipe", "smoke", "--out", out)
+    assert "holds no array points_NM3" in refused(capsys, *taught, "--mesh", data)
+    both = ("--mesh", tmp_path / "none.npz", "--unlabelled", data)
+    assert "no mesh of --unlabelled faces" in refused(capsys, *taught, *both)
+    fit = ("fit", "--data", data, "--out", out, "--find-lr", "--from", untrained)
+    assert "leave --from away" in refused(capsys, *fit)
+    assert not out.exists()
