@@ -101,8 +101,8 @@ def _mediapipe_wheel(file: str, module: str = "face_detection") -> Wheel:
 
 
 _BLAZEFACE_PAGE = "https://ai.google.dev/edge/mediapipe/solutions/vision/face_detector"
-_BLAZEFACE_FILES = "https://storage.googleapis.com/mediapipe-assets"
-_BLAZEFACE_SPARSE = f"{_BLAZEFACE_FILES}/face_detection_full_range_sparse.tflite"
+_MEDIAPIPE_FILES = "https://storage.googleapis.com/mediapipe-assets"
+_BLAZEFACE_SPARSE = f"{_MEDIAPIPE_FILES}/face_detection_full_range_sparse.tflite"
 _ZOO_PAGE = "https://github.com/opencv/opencv_zoo/tree/main/models/face_detection_yunet"
 _ZOO_FILES = (
     "https://media.githubusercontent.com/media/opencv/opencv_zoo/main/models/face_detection_yunet"
@@ -133,7 +133,7 @@ ASSETS: Final[Mapping[str, Asset]] = MappingProxyType(
                 licence="Apache-2.0",
                 homepage=_BLAZEFACE_PAGE,
                 sources=(
-                    f"{_BLAZEFACE_FILES}/face_detection_short_range.tflite?generation=1677044301978921",
+                    f"{_MEDIAPIPE_FILES}/face_detection_short_range.tflite?generation=1677044301978921",
                     _mediapipe_wheel("face_detection_short_range.tflite"),
                 ),
             ),
@@ -156,7 +156,10 @@ ASSETS: Final[Mapping[str, Asset]] = MappingProxyType(
                 size=1_242_398,
                 licence="Apache-2.0",
                 homepage="https://arxiv.org/abs/1907.06724",
-                sources=(_mediapipe_wheel("face_landmark.tflite", "face_landmark"),),
+                sources=(
+                    f"{_MEDIAPIPE_FILES}/face_landmark.tflite",
+                    _mediapipe_wheel("face_landmark.tflite", "face_landmark"),
+                ),
             ),
         )
     }
