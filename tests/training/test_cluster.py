@@ -106,7 +106,8 @@ def test_interrupted_it_ends_its_processes_and_says_so(
     command += ["--recipe", "smoke", "--set", "epochs=50", "--trials", "9", "--threads", "1"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **pipes) as search:  # type: ignore[call-overload]
-        assert ", epoch 1 of 50" in search.stdout.readline()
+        # On a busy machine Ray may tell of its own troubles before.
+        assert any(", epoch 1 of 50" in line for line in search.stdout)
         search.send_signal(signal.SIGINT)
         _, words = search.communicate(timeout=100)
     assert search.returncode == 130, words
