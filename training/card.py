@@ -40,6 +40,7 @@ class Facts:
         origin: what the network learned from.
         clips: the real clips that the head learned from: how many, and of how many people.
         share: of the prior in the logits.
+        best_share: the one that validation chose; another than ``share`` where a person did.
         temperature: of the logits.
         measured: on pictures; the test split of the set learned from goes by that set's name.
         temporal: on clips.
@@ -52,6 +53,7 @@ class Facts:
     origin: Origin
     clips: dict[str, tuple[int, int]]
     share: float
+    best_share: float
     temperature: float
     measured: list[Measured]
     temporal: list[TemporalResult]
@@ -71,8 +73,8 @@ _NETWORK = (
     "The network is a residual net with squeeze-and-excitation on 48 x 48 grey pixels; each crop "
     "is standardised inside the graph. Classes were drawn by the power {power:g} of their size, "
     "what imbalance was left is corrected in the loss (logit adjustment, tau {tau:g}), and a share "
-    "of {share:g} of the corpus' prior was given back, chosen on the validation split together "
-    "with the temperature {temperature:.3f}. Averaged weights after epoch {epochs} of {planned}; "
+    "of {share:g} of the corpus' prior was given back, {chosen} "
+    "the temperature {temperature:.3f}. Averaged weights after epoch {epochs} of {planned}; "
     "recipe `{recipe}`, seed {seed}."
 )
 
@@ -274,6 +276,10 @@ def _how_made(facts: Facts) -> str:
         power=config.balance.power,
         tau=config.loss.adjust,
         share=facts.share,
+        chosen="chosen on the validation split together with"
+        if facts.share == facts.best_share
+        else f"set by whoever made this bundle (the validation split would choose "
+        f"{facts.best_share:g}), and on the validation split was chosen",
         temperature=facts.temperature,
         epochs=facts.epochs,
         planned=config.epochs,

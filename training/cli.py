@@ -287,6 +287,13 @@ def export_bundle(
     set_: Annotated[
         list[str], typer.Option("--set", metavar="KEY=VALUE", help="E.g. sequences.epochs=4.")
     ] = [],  # noqa: B006 - typer copies it
+    prior_share: Annotated[
+        float | None,
+        typer.Option(
+            "--prior-share",
+            help="Share of the corpus' prior in the logits, 0 to 1; default: validation chooses.",
+        ),
+    ] = None,
     threads: Threads = 2,
 ) -> None:
     """Make a bundle: choose the operating point, train the temporal head, measure, prove, write."""
@@ -307,7 +314,14 @@ def export_bundle(
         corpus,
         {key: faces_of(path, leave_out) for key, path in unseen_of.items()},
         {key: clips_of(path, leave_out) for key, path in judged_of.items()},
-        what=Release(name=name, commit=_commit(), date=date, stills=stills, changes=changes),
+        what=Release(
+            name=name,
+            commit=_commit(),
+            date=date,
+            stills=stills,
+            changes=changes,
+            prior_share=prior_share,
+        ),
         out=out,
         learned={key: clips_of(path, leave_out) for key, path in learned_of.items()},
         report=typer.echo,

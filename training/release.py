@@ -82,6 +82,7 @@ class Release:
         date: of the measurements, ISO.
         stills: pictures of the train split that become clips for the temporal head.
         changes: to the recipe, such as ``sequences.head.kind=gru``.
+        prior_share: of the corpus' prior in the logits, 0..1; None: validation chooses.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Release:
     date: str
     stills: int = 4000
     changes: tuple[str, ...] = ()
+    prior_share: float | None = None
 
 
 def release(
@@ -119,10 +121,12 @@ def release(
         ``out``.
 
     Raises:
-        ConfigError: when the checkpoint is not one, a split is empty, or the directory holds
-            files and is no bundle.
+        ConfigError: when the share is not from 0 to 1, the checkpoint is not one, a split is
+            empty, or the directory holds files and is no bundle.
         BundleError: when the exported graphs do not compute what PyTorch does.
     """
+    if what.prior_share is not None and not 0.0 <= what.prior_share <= 1.0:
+        raise ConfigError(f"--prior-share is {what.prior_share:g}; give one from 0 to 1")
     bundle_place(out)  # before the work, as what follows
     measurable(corpus, unseen)
     faces = corpus.faces
@@ -132,7 +136,12 @@ def release(
     prior_K = state.prior_K.numpy()
 
     report("choosing the operating point on the validation split")
-    share, temperature = operating_point(bare, prior_K, faces.part("valid"))
+    best, temperature = operating_point(bare, prior_K, faces.part("valid"))
+    share = best
+    if what.prior_share is not None:
+        share, temperature = operating_point(
+            bare, prior_K, faces.part("valid"), share=what.prior_share
+        )
     net = calibrated(bare, prior_K, share, temperature)
 
     report(f"training the temporal head on clips of {what.stills} stills")
@@ -171,6 +180,7 @@ def release(
         origin=Origin.of(corpus, state.data),
         clips={name: (len(c), len(np.unique(c.subjects_M))) for name, c in learned.items()},
         share=share,
+        best_share=best,
         temperature=temperature,
         measured=measured,
         temporal=temporal,
@@ -201,20 +211,24 @@ def release(
     return out
 
 
-def operating_point(bare: FaceNet, prior_K: F32, valid: FaceSet) -> tuple[float, float]:
+def operating_point(
+    bare: FaceNet, prior_K: F32, valid: FaceSet, *, share: float | None = None
+) -> tuple[float, float]:
     """Choose what the logits carry of the prior, and the temperature, on a validation split.
 
     Args:
         bare: the network as trained.
         prior_K: class shares of its training set.
         valid: the validation split.
+        share: of the prior, where it is settled already.
 
     Returns:
         share: of the prior, 0..1, with the best score (see ``Validation.score``).
         temperature: with the best likelihood at that share.
     """
     chosen = Validation.of(valid)
-    share = chosen.score(bare, prior_K)["prior_share"]
+    if share is None:
+        share = chosen.score(bare, prior_K)["prior_share"]
     carried = calibrated(bare, prior_K, share, 1.0)
     logits = [predict(carried, crops)[1] for crops in (chosen.raw_NHW, chosen.recut_NHW)]
     labels = np.concatenate([chosen.labels_N] * 2)

@@ -59,6 +59,7 @@ def facts(faces: FaceSet, name: str, data: dict[str, str], *sets: Measured) -> c
         origin=Origin.of(Corpus(name=name, faces=faces, sources=PACKED), data),
         clips={},
         share=0.5,
+        best_share=0.5,
         temperature=0.5,
         measured=list(sets),
         temporal=[moved],
@@ -118,6 +119,16 @@ def test_who_taught_and_on_what(faces: FaceSet, data: dict[str, str], sentence: 
     origin = Origin.of(Corpus(name="FER+", faces=faces, sources=PACKED), data)
     assert sentence in "".join(taught(origin))
     assert ("pictures of web.npz may bind" in rights(origin)) == ("web.npz" in data)
+
+
+def test_a_share_that_a_person_set_is_told(faces: FaceSet) -> None:
+    """Beside the one that validation would have chosen."""
+    made = facts(faces, "mine", PACKED)
+    said = words(card.text(made, (1.0, 2.0)))
+    assert "given back, chosen on the validation split together with" in said
+    said = words(card.text(replace(made, best_share=0.65), (1.0, 2.0)))
+    assert "a share of 0.5 of the corpus' prior was given back, set by whoever made" in said
+    assert "the validation split would choose 0.65" in said
 
 
 def test_where_the_weights_began_binds_too(faces: FaceSet) -> None:

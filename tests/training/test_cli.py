@@ -241,6 +241,8 @@ def test_student_names_its_teacher(
         "16",
         "--name",
         "taught",
+        "--prior-share",
+        "0.05",
         "--out",
         str(out),
         capsys=capsys,
@@ -249,6 +251,7 @@ def test_student_names_its_teacher(
     card = " ".join((out / "MODEL_CARD.md").read_text().split())
     assert f"an earlier network on the same pictures ({name})" in card
     assert "began with the weights of an earlier run (last.pt)." in card
+    assert "a share of 0.05 of the corpus' prior was given back" in card
 
 
 def test_help_needs_no_heavy_library(tmp_path: Path) -> None:
