@@ -26,12 +26,13 @@ from streamer.client import Subscriber
 received = missed = 0
 with Subscriber(connect=sys.argv[1]) as subscriber:
     subscriber.wait_connected(20)
+    subscriber.receive(60)
+    print("ready", flush=True)  # once, however many probes were under way
     while True:
         event = subscriber.receive(60)
         if event.type == "daemon.stopping":
             if received:
                 break
-            print("ready", flush=True)
         else:
             received += 1
             missed += event.gap.missing if event.gap else 0
