@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from streamer.engine.plan import Shape
 
 trt = pytest.importorskip("tensorrt_rtx", reason="no TensorRT wheel for this platform")
-SHAPES = {"logits": (4, 8), "h_table_out": (256, 1, 96), "c_table_out": (256, 1, 96)}
 
 
 class StandIn:
@@ -61,7 +60,7 @@ class Rig:
         self.device = HostDevice()
         shipped = bundles.load(bundles.bundled_path())
         self.network = graphs.reader(shipped.features_path, shipped.temporal_path)
-        shape_of = {"get_tensor_shape": lambda name: SHAPES[name]}
+        shape_of = {"get_tensor_shape": lambda name: self.shape(name, 4)}
         self.context = StandIn(trt.IExecutionContext, self.log, **(shape_of | context))
         self.cache = StandIn(
             trt.IRuntimeCache,
@@ -89,13 +88,14 @@ class Rig:
             said=lambda: "it said so",
         )
 
+    def shape(self, name: str, rows: int, slots: int = FIRST_SLOTS) -> Shape:
+        """Return the shape of one input or output of the shipped networks."""
+        free = {"N": rows, "C": slots}
+        return tuple(free[a] if isinstance(a, str) else a for a in self.network.axes[name])
+
     def shapes(self, rows: int, slots: int = FIRST_SLOTS) -> Mapping[str, Shape]:
         """Return the shapes of all inputs."""
-        free = {"N": rows, "C": slots}
-        return {
-            name: tuple(free[a] if isinstance(a, str) else a for a in self.network.axes[name])
-            for name in self.network.inputs
-        }
+        return {name: self.shape(name, rows, slots) for name in self.network.inputs}
 
     def said(self, name: str) -> list[Any]:
         """Return the arguments of every call of one name."""
@@ -147,7 +147,8 @@ def test_a_context_gets_memory_shapes_and_addresses() -> None:
     assert memory[1] == 4096
     assert memory[0] in rig.device.memory
     assert dict(rig.said("set_input_shape")) == dict(rig.shapes(4))
-    assert context.shapes == SHAPES
+    assert context.shapes == {name: rig.shape(name, 4) for name in rig.network.outputs}
+    assert context.shapes["logits"] == (4, 8)
     tensors = [*rig.network.inputs, *rig.network.outputs]
     context.attach({name: 256 * i for i, name in enumerate(tensors)})
     assert rig.said("set_tensor_address") == [(n, 256 * i) for i, n in enumerate(tensors)]
