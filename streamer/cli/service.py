@@ -18,11 +18,12 @@ def run(config: ConfigOption) -> None:
 
     Exit codes: 0 asked to stop; 78 bad configuration, bundle or asset; 1 anything else.
     """
-    from streamer.memory import share_arenas
+    from streamer.memory import keep_freed, share_arenas
     from streamer.supervisor import block_signals, leave
 
     block_signals()  # before libraries are imported that start threads, both
     share_arenas()
+    keep_freed()
     from streamer import app as daemon
 
     leave(daemon.run(config))
