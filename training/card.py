@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from streamer.bundle import Metric
 from training.data.faces import CLASSES
 from training.inputs import FERPLUS
-from training.origin import begun, learned, rights, taught
+from training.origin import begun, learned, mixed, rights, taught
 
 if TYPE_CHECKING:
     from training.evaluate import Interval, Measured, Scores
@@ -37,6 +37,7 @@ class Facts:
         date: of the measurements, ISO.
         config: of the run.
         epochs: that it did.
+        seeds: of the run, or of those whose mean it is.
         origin: what the network learned from.
         clips: the real clips that the head learned from: how many, and of how many people.
         share: of the prior in the logits.
@@ -50,6 +51,7 @@ class Facts:
     date: str
     config: TrainConfig
     epochs: int
+    seeds: list[int]
     origin: Origin
     clips: dict[str, tuple[int, int]]
     share: float
@@ -75,7 +77,7 @@ _NETWORK = (
     "what imbalance was left is corrected in the loss (logit adjustment, tau {tau:g}), and a share "
     "of {share:g} of the corpus' prior was given back, {chosen} "
     "the temperature {temperature:.3f}. Averaged weights after epoch {epochs} of {planned}; "
-    "recipe `{recipe}`, seed {seed}."
+    "recipe `{recipe}`, {seeds}."
 )
 
 _ACCURACY = """\
@@ -284,7 +286,7 @@ def _how_made(facts: Facts) -> str:
         epochs=facts.epochs,
         planned=config.epochs,
         recipe=config.name,
-        seed=config.seed,
+        seeds=_seeds(facts.seeds),
     )
     split = f"{origin.corpus}'s" if origin.elsewhere else "the same"
     head = (
@@ -296,10 +298,16 @@ def _how_made(facts: Facts) -> str:
             network,
             *begun(origin),
             *taught(origin),
+            *mixed(origin),
             f"{head}{_clips_learned(facts.clips)}.",
         ]
     )
     return f"## How it was made\n\n{_filled(how)}\n\n{_filled(rights(origin))}\n"
+
+
+def _seeds(seeds: list[int]) -> str:
+    *first, last = map(str, seeds)
+    return f"seeds {', '.join(first)} and {last}" if first else f"seed {last}"
 
 
 def _clips_learned(clips: dict[str, tuple[int, int]]) -> str:
@@ -318,8 +326,9 @@ def _limits(facts: Facts) -> str:
     groups = "; ".join(f"{name}: {_groups(name, scores)}" for name, scores in whole.items())
     known = corpus == FERPLUS and all(_is_ckplus(name) for name in whole if name != corpus)
     carries = "neither corpus carries" if known else "no set above carries"
+    one = "One seed" if len(facts.seeds) == 1 else "One network"
     seed = (
-        "One seed: a difference of a point to another model is not evidence. Intervals are 95 % "
+        f"{one}: a difference of a point to another model is not evidence. Intervals are 95 % "
         f"bootstrap intervals over groups ({groups}); they do not contain the spread between "
         "training runs."
     )

@@ -6,7 +6,7 @@ import io
 import json
 import pickle
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -47,6 +47,7 @@ class Checkpoint:
         data: sha256 of each source file.
         faces: ``FaceSet.checksum`` of what it learned from and was chosen by; 0: not known.
         stale: validations since the best one.
+        seeds: of the runs that this is the mean of; empty for a run of its own.
     """
 
     config: dict[str, Any]
@@ -59,6 +60,7 @@ class Checkpoint:
     data: dict[str, str]
     faces: int = 0
     stale: int = 0
+    seeds: list[int] = field(default_factory=list)
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:

@@ -17,7 +17,7 @@ from streamer.errors import StreamerError
 from training.cli_ablate import ablate
 from training.cli_cluster import cluster
 from training.cli_data import data_app
-from training.cli_fit import distill, fit
+from training.cli_fit import distill, fit, soup
 from training.cli_heads import heads
 from training.cli_tune import tune
 
@@ -37,6 +37,7 @@ app.add_typer(data_app, name="data")
 app.command()(fit)
 app.command()(ablate)
 app.command()(distill)
+app.command()(soup)
 app.command()(heads)
 app.command()(tune)
 app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})(

@@ -15,11 +15,15 @@ if TYPE_CHECKING:
     from training.data.labels import LabelConfig
     from training.inputs import Corpus
 
-__all__ = ["BEGUN", "Origin", "begun", "learned", "rights", "taught"]
+__all__ = ["BEGUN", "CHECKPOINT", "MEAN", "Origin", "begun", "learned", "mixed", "rights", "taught"]
 
 BEGUN = "begun with"
 """With this the names begin under which a checkpoint keeps the run whose weights it began with,
 and what that one learned from."""
+MEAN = "mean of"
+"""With this the names begin of runs whose weights a checkpoint is the mean of."""
+CHECKPOINT = ".pt"
+"""With this the names of runs end, and those of data sets do not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +39,7 @@ class Origin:
         unlabelled: files of pictures that teachers alone labelled.
         teachers: the checkpoint's words on who taught it; empty for a run that had no teacher.
         begun: the run whose weights it began with, and what that one learned from.
+        mixed: the runs whose weights it is the mean of; empty for a run of its own.
     """
 
     corpus: str
@@ -45,14 +50,15 @@ class Origin:
     unlabelled: tuple[str, ...]
     teachers: tuple[str, ...]
     begun: tuple[str, ...]
+    mixed: tuple[str, ...]
 
     @classmethod
     def of(cls, corpus: Corpus, data: dict[str, str]) -> Origin:
         """Compare a set with the files that a checkpoint says its run learned from."""
         train = corpus.faces.part("train")
-        files = [name for name in data if not name.startswith((TEACHER, BEGUN))]
+        files = [name for name in data if not name.startswith((TEACHER, BEGUN, MEAN))]
         begun = [name.removeprefix(BEGUN).strip() for name in data if name.startswith(BEGUN)]
-        begun = [name for name in begun if not name.startswith(TEACHER)]
+        begun = [name for name in begun if not name.startswith((TEACHER, MEAN))]
         own = tuple(name for name in files if name in corpus.sources)
         elsewhere = bool(files and corpus.sources and not own)
         teachers = tuple(name for name in data if name.startswith(TEACHER))
@@ -67,6 +73,7 @@ class Origin:
             else tuple(name for name in files if name not in own),
             teachers=teachers,
             begun=tuple(begun),
+            mixed=tuple(name for name in data if name.startswith(MEAN)),
         )
 
 
@@ -101,6 +108,16 @@ def begun(origin: Origin) -> Iterator[str]:
         yield f"It began with the weights of an earlier run ({run}){said}."
 
 
+def mixed(origin: Origin) -> Iterator[str]:
+    """Return the sentence about the runs that were averaged, if some were."""
+    if origin.mixed:
+        runs = ", ".join(name.removeprefix(MEAN).strip() for name in origin.mixed)
+        yield (
+            f"Its weights are the mean of those of {len(origin.mixed)} runs ({runs}), and what is "
+            "said of how it was trained holds for each of them."
+        )
+
+
 def taught(origin: Origin) -> Iterator[str]:
     """Return a sentence a teacher: on what its opinion was taken."""
     also = ""
@@ -116,7 +133,11 @@ def taught(origin: Origin) -> Iterator[str]:
 def rights(origin: Origin) -> str:
     """Return the sentences about whose terms bind the network's users."""
     drawn = "No picture of any data set is in this bundle: its parity samples are drawings."
-    before = [name for name in origin.begun[1:] if name not in origin.files]
+    before = [
+        name
+        for name in origin.begun[1:]
+        if name not in origin.files and not name.endswith(CHECKPOINT)
+    ]
     others = [*origin.unlabelled, *(origin.files if origin.elsewhere else ()), *before]
     said = []
     if origin.corpus == FERPLUS:

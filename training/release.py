@@ -166,7 +166,7 @@ def release(
     training = bundles.Training(
         commit=what.commit,
         recipe=config.name,
-        seeds=[config.seed],
+        seeds=state.seeds or [config.seed],
         data=state.data | {k: v for c in learned.values() for k, v in c.sources.items()},
         date=what.date,
         config={**state.config, "epochs_done": state.epoch, "prior_share": share}
@@ -177,6 +177,7 @@ def release(
         date=what.date,
         config=config,
         epochs=state.epoch,
+        seeds=state.seeds or [config.seed],
         origin=Origin.of(corpus, state.data),
         clips={name: (len(c), len(np.unique(c.subjects_M))) for name, c in learned.items()},
         share=share,

@@ -12,7 +12,7 @@ from training import card
 from training.data.faces import CLASSES
 from training.evaluate import Measured, score
 from training.inputs import Corpus
-from training.origin import BEGUN, Origin, begun, learned, rights, taught
+from training.origin import BEGUN, MEAN, Origin, begun, learned, rights, taught
 from training.recipes import recipe
 from training.smoothing import Steadiness, TemporalResult
 
@@ -56,6 +56,7 @@ def facts(faces: FaceSet, name: str, data: dict[str, str], *sets: Measured) -> c
         date="2026-11-23",
         config=replace(recipe("ferplus"), epochs=3),
         epochs=2,
+        seeds=[3],
         origin=Origin.of(Corpus(name=name, faces=faces, sources=PACKED), data),
         clips={},
         share=0.5,
@@ -142,6 +143,19 @@ def test_where_the_weights_began_binds_too(faces: FaceSet) -> None:
         "fer2013.csv, mine.csv."
     )
     assert "pictures of mine, fer2013.csv may bind" in rights(origin)
+
+
+def test_a_mean_of_runs_names_them(faces: FaceSet) -> None:
+    """Seeds, members and what they began with; a checkpoint is not taken for pictures."""
+    data = PACKED | {f"{BEGUN} old.pt": "7", f"{BEGUN} older.pt": "8"}
+    data |= {f"{MEAN} one/last.pt": "5", f"{MEAN} two/last.pt": "6"}
+    made = replace(facts(faces, "FER+", data), seeds=[0, 1, 2])
+    said = words(card.text(made, (1.0, 2.0)))
+    assert "seeds 0, 1 and 2." in said
+    assert "the mean of those of 2 runs (one/last.pt, two/last.pt)" in said
+    assert "One network: a difference" in said
+    assert "pictures of" not in rights(made.origin)
+    assert "seed 3." in words(card.text(facts(faces, "FER+", PACKED), (1.0, 2.0)))
 
 
 def test_a_set_that_was_not_learned_from_is_not_claimed(faces: FaceSet) -> None:
